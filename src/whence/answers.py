@@ -1,0 +1,191 @@
+"""From a method's answer, in padded tensors, to one `Attribution` per sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whence.core.contract import Answer, Gap
+from whence.core.errors import CheckFailed, NonFiniteScore
+from whence.core.tokens import Token
+from whence.scores import Attribution, Axis, Check, Scores
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from whence.attribute import Question
+    from whence.probe.probe import ModelProbe
+    from whence.text.encoded import Encoded
+
+_MERGES = {"sum": lambda part: part.sum(1), "l1": lambda part: part.sum(1),
+           "l2": lambda part: np.sqrt((part**2).sum(1)), "linf": lambda part: part.max(1)}
+_EXACT = {8: 1e-9, 4: 1e-4, 2: 5e-2}
+_QUADRATURE = {8: 2e-2, 4: 2e-2, 2: 5e-2}
+
+
+def assemble(
+    question: Question,
+    probe: ModelProbe,
+    answer: Answer,
+    prompts: Sequence[Encoded],
+    values: Sequence[Float[Tensor, "example step"]],
+    info: dict[str, Any],
+) -> list[Attribution]:
+    """Cut the padded answer into one result per sequence, with NaN where a step cannot look.
+
+    Args:
+        question: What was asked.
+        probe: The probe that was asked.
+        answer: What the method answered.
+        prompts: The prompts.
+        values: Target and step scores on the clean input, per step.
+        info: Provenance that all results share.
+
+    Returns:
+        One attribution per sequence.
+
+    Raises:
+        NonFiniteScore: A score that is defined is NaN or infinite.
+        CheckFailed: A check failed and the question is strict.
+    """
+    results = []
+    for row in range(len(prompts)):
+        results.append(_one(question, probe, answer, row, values, info))
+    return results
+
+
+def _one(
+    question: Question,
+    probe: ModelProbe,
+    answer: Answer,
+    row: int,
+    values: Sequence[Float[Tensor, "example step"]],
+    info: dict[str, Any],
+) -> Attribution:
+    sequence = probe.batch.sequences[row]
+    groups = probe.groups[row]
+    columns = len(sequence.columns)
+    scores = answer.scores[row, :columns].double().cpu().numpy()
+    if answer.per == "feature":
+        scores = scores[:, : len(groups)]
+    else:
+        scores = scores[:, probe.batch.slots[row].numpy()]
+        merge = _MERGES[answer.merge]
+        scores = np.stack([merge(scores[:, group]) for group in groups], axis=1)
+    entries = [_entry(sequence.tokens, group, probe.fixed[row]) for group in groups]
+    defined = _defined(question, probe, row)
+    if not np.isfinite(scores[defined]).all():
+        raise NonFiniteScore(
+            f"{question.method.name}: a score came out as NaN or infinite. Load the model in float32, or choose "
+            "another target or baseline."
+        )
+    scores = np.where(defined.reshape(*defined.shape, *(1,) * (scores.ndim - 2)), scores, np.nan)
+    labels = {
+        "step": tuple(token.text for token in sequence.labels),
+        "token": tuple(token.text for token in entries),
+    }
+    axes = []
+    for place, name in enumerate(("step", "token", *answer.axes)):
+        found = labels.get(name) or tuple(answer.labels.get(name, ())) or None
+        axes.append(Axis(name, found or tuple(str(k) for k in range(scores.shape[place]))))
+    checks = _checks(question, answer.gaps, row, columns)
+    failed = [check for check in checks if check.passed is False]
+    if failed and question.strict:
+        raise CheckFailed(
+            "; ".join(
+                f"{check.name}: {check.value:.3g} is more than {check.tolerance:.3g} ({check.note})"
+                for check in failed
+            )
+            + ". Try more points (n_steps), another baseline, or float64."
+        )
+    functions = [question.target, *question.step_scores]
+    reported = _step_scores(question, probe, row, values)
+    return Attribution(
+        scores=Scores(scores.astype(np.float32), tuple(axes)),
+        tokens=tuple(entries),
+        steps=sequence.labels,
+        step_scores=reported,
+        checks=tuple(checks),
+        info={
+            **info,
+            "method": question.method.name,
+            "method_options": dataclasses.asdict(question.method),
+            "default_view": {axis: question.method.view.get(axis, "mean") for axis in answer.axes},
+            "additive": question.method.additive,
+            "signed": question.method.signed,
+            "engine": dict(answer.record),
+            "hints": _hints(functions[0].name, values[0][row][: len(sequence.targets)].tolist()),
+        },
+    )
+
+
+def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool]) -> Token:
+    members = [tokens[k] for k in group]
+    kept = all(fixed[k] for k in group)
+    if len(members) == 1:
+        return replace(members[0], fixed=kept)
+    return replace(
+        members[0],
+        text="".join(token.text for token in members if not token.special),
+        start=next((t.start for t in members if t.start is not None), None),
+        stop=next((t.stop for t in reversed(members) if t.stop is not None), None),
+        fixed=kept,
+        ids=tuple(token.id for token in members),
+    )
+
+
+def _defined(question: Question, probe: ModelProbe, row: int) -> np.ndarray:
+    """Which entries each column can look at: by causality, by the sides asked for, by the layer's stack."""
+    batch = probe.batch
+    sequence = batch.sequences[row]
+    slots = batch.slots[row].numpy()
+    last = batch.last_seen()[row, : len(sequence.columns)].numpy()
+    start = batch.offsets[-1]
+    first = np.array([slots[group[0]] for group in probe.groups[row]])
+    seen = (first < start)[None, :] | (first[None, :] <= last[:, None])
+    sides = [sequence.tokens[group[0]].side in question.sides for group in probe.groups[row]]
+    streams = np.searchsorted(np.array(batch.offsets), first, side="right") - 1
+    covered = np.isin(streams, list(probe.layers.streams))
+    return seen & np.array(sides)[None, :] & covered[None, :]
+
+
+def _checks(question: Question, gaps: Sequence[Gap], row: int, columns: int) -> list[Check]:
+    item = question.model.dtype.itemsize
+    made = []
+    for gap in gaps:
+        ratio = (gap.gap[row, :columns].double() / gap.scale[row, :columns].double()).max()
+        tolerance = {"exact": _EXACT[item], "quadrature": _QUADRATURE[item]}.get(gap.tolerance, gap.tolerance)
+        passed = None if tolerance is None else bool(ratio <= tolerance)
+        made.append(Check(gap.name, float(ratio), tolerance, passed, gap.note))
+    return made
+
+
+def _step_scores(
+    question: Question, probe: ModelProbe, row: int, values: Sequence[Float[Tensor, "example step"]]
+) -> dict[str, np.ndarray]:
+    """What was asked for beside the scores; a span's value is merged from its steps."""
+    columns = probe.batch.sequences[row].columns
+    found = {}
+    for function, steps in zip(question.step_scores, values[1:], strict=True):
+        merge = np.sum if function.additive else np.prod
+        found[function.name] = np.array(
+            [merge(steps[row][list(members)].double().numpy()) for members in columns], dtype=np.float32
+        )
+    return found
+
+
+def _hints(target: str, values: Sequence[float]) -> list[str]:
+    if target != "probability":
+        return []
+    flat = sum(value > 0.999 or value < 1e-6 for value in values)
+    if not flat:
+        return []
+    return [
+        f"{flat} of {len(values)} steps have a probability so close to 0 or 1 that its gradient is almost flat; "
+        "target='logprob' or 'logit' tells more there."
+    ]

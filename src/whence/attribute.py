@@ -1,0 +1,397 @@
+"""The main job: a model, an input and a method in, an attribution of every generated token out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from whence.answers import assemble
+from whence.core.contract import AbstractMethod, Need
+from whence.core.errors import InputError, UnsupportedError
+from whence.core.progress import Progress
+from whence.methods import resolve_method
+from whence.models.model import Model
+from whence.probe.baseline import resolve_baseline
+from whence.probe.batch import Batch, Forced, collate, force
+from whence.probe.estimate import DryProbe, Estimate
+from whence.probe.layers import find_layers
+from whence.probe.probe import ModelProbe, measure_batch
+from whence.scores import Attribution, Attributions
+from whence.step_functions import StepFunction, resolve_step_function
+from whence.text.continuation import encode_continuation
+from whence.text.encoded import Encoded
+from whence.text.prompt import is_batch
+from whence.text.segments import segment_tokens
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+SIDES = ("source", "prefix")
+MODES = ("auto", "reverse", "forward")
+KEEPS = ("auto", "special", "template", "none")
+DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Question:
+    """Everything `attribute` was asked, checked once."""
+
+    model: Model
+    method: AbstractMethod
+    target: StepFunction
+    step_scores: tuple[StepFunction, ...]
+    steps: Any
+    segments: Any
+    layer: Any
+    baseline: Any
+    keep: Any
+    sides: tuple[str, ...]
+    mode: str
+    seed: int
+    strict: bool
+    generate: Mapping[str, Any]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def attribute(
+    model: Model,
+    prompt: Any,
+    continuation: Any = None,
+    *,
+    method: str | AbstractMethod = "input_x_gradient",
+    target: str | StepFunction = "probability",
+    step_scores: Sequence[str | StepFunction] = (),
+    contrast: Mapping[str, Any] | None = None,
+    steps: Any = None,
+    segments: Any = "token",
+    layer: Any = None,
+    baseline: Any = "auto",
+    keep: Any = "auto",
+    sides: Sequence[str] = SIDES,
+    mode: str = "auto",
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+    strict: bool = False,
+    generate: Mapping[str, Any] | None = None,
+    **method_options: Any,
+) -> Attribution | Attributions:
+    """Attribute every generated token to the input and to the text generated before it.
+
+    The continuation is generated (or given), then the whole sequence is known and every step is answered in
+    one teacher-forced pass.
+
+    Args:
+        model: What `whence.load` returned.
+        prompt: Text, chat messages, ids, or a list of any of these (an `Attributions` comes back).
+        continuation: The text to explain, as text or ids (a list for a list of prompts); None lets the model
+            generate it. Text after a prompt begins with its own space: ``" because he was sick"``.
+        method: Name of a method (``whence methods`` lists them) with its options as keyword arguments, or a
+            method object.
+        target: The step function that is explained: ``"probability"``, ``"logprob"``, ``"logit"``, ...
+        step_scores: Step functions to report beside the scores.
+        contrast: Compare with another continuation or input; not in this version.
+        steps: Which tokens to explain. None: all of the continuation. An index, a slice or a list of these
+            counts tokens of the continuation (negative from its end); a tuple ``(start, stop)`` is a span that
+            is explained as one number, the sum of its steps. ``"prompt"`` explains the prompt's own tokens
+            and ``"all"`` both (decoder-only models); ``{"start": a, "stop": b}`` counts from the beginning of
+            the whole text.
+        segments: What a feature is: ``"token"``, ``"word"``, ``"sentence"``, ``"line"``, ``"paragraph"``,
+            ``"message"``, ``{"split": regex}``, character spans of the prompt, or lists of positions.
+        layer: Attribute to an intermediate layer instead of the input: the number of a block, the name of a
+            site (``"blocks.3.resid_post"``; see `Model.sites`), a list of these, or ``"all"``.
+        baseline: What a feature is compared with, for methods that compare: ``"auto"``, ``"mask"``,
+            ``"unk"``, ``"pad"``, ``"mean"``, ``"zero"``, a token, ``"text:..."``, ids or a tensor.
+        keep: Tokens that keep their true value in the baseline: ``"special"``, ``"template"`` (special tokens
+            and a chat template's scaffolding), ``"none"``, or positions. ``"auto"`` is ``"template"`` for a
+            chat, else ``"special"``.
+        sides: ``"source"`` (the prompt or encoder input), ``"prefix"`` (the generated text so far), or both.
+        mode: Derivatives in ``"reverse"`` or ``"forward"`` mode; ``"auto"`` takes the cheaper.
+        seed: Seed of everything that samples.
+        batch_size: Prompts per pass; None takes up to 8.
+        progress: Show a progress bar for anything longer than a second.
+        strict: Raise when a method's identity does not hold, and run every check.
+        generate: Options of transformers' ``generate``, such as ``dict(max_new_tokens=20)``.
+        **method_options: Options of the method.
+
+    Returns:
+        The attribution, or one per prompt.
+
+    Raises:
+        InputError: The input or an option cannot be used; the message says what to do.
+        UnknownNameError: No method, step function, site or option of that name; the nearest are listed.
+        UnsupportedError: The method needs what this model or place cannot give.
+        ModelError: No tokenizer for text, or weights that are not finite.
+        NonFiniteScore: A score came out as NaN or infinite.
+        CheckFailed: An identity failed, with ``strict``.
+
+    Example:
+        >>> model = whence.load("whence/stories")
+        >>> out = model.attribute("Once upon a time", method="integrated_gradients", n_steps=20)
+        >>> out.show()
+    """
+    question = _question(
+        model, method, target, step_scores, contrast, steps, segments, layer, baseline, keep, sides, mode, seed,
+        strict, generate, method_options,
+    )  # fmt: skip
+    prompts, continuations, several = _inputs(model, prompt, continuation)
+    size = batch_size if batch_size is not None else DEFAULT_BATCH
+    if not isinstance(size, int) or size < 1:
+        raise InputError(f"batch_size is a whole number of at least 1, not {batch_size!r}.")
+    done: list[Attribution] = []
+    parts = range(0, len(prompts), size)
+    with Progress(f"{question.method.name}", 1000 * len(parts), show=progress) as bar:
+        for number, first in enumerate(parts):
+            chunk = slice(first, first + size)
+            done += _one_batch(question, prompts[chunk], continuations[chunk], bar)
+            bar.advance(1000 * (number + 1) - bar.done)
+    return Attributions(tuple(done)) if several else done[0]
+
+
+def estimate(model: Model, prompt: Any, continuation: Any = None, **options: Any) -> Estimate:
+    """Passes and peak memory of a call to `attribute`, before running it.
+
+    Args:
+        model: The model.
+        prompt: One prompt, as in `attribute`.
+        continuation: The continuation; None stands for as many tokens as ``generate`` may make.
+        **options: The other arguments of `attribute`.
+
+    Returns:
+        The estimate.
+    """
+    defaults: dict[str, Any] = {
+        "method": "input_x_gradient", "target": "probability", "step_scores": (), "contrast": None,
+        "steps": None, "segments": "token", "layer": None, "baseline": "auto", "keep": "auto", "sides": SIDES,
+        "mode": "auto", "seed": 0, "strict": False, "generate": None,
+    }  # fmt: skip
+    unused = ("batch_size", "progress")
+    own = {key: options.pop(key, value) for key, value in defaults.items()}
+    method_options = {key: value for key, value in options.items() if key not in unused}
+    question = _question(model, *own.values(), method_options)
+    encoded = model.encode(prompt)
+    if continuation is None and steps_need_text(question.steps):
+        count = int((own["generate"] or {}).get("max_new_tokens", model.default_new_tokens))
+        continuation = [encoded.ids[-1]] * count
+    batch = _collate(question, [encoded], [_continue(model, continuation, encoded)])
+    probe = DryProbe(_probe(question, batch, [encoded], None, None))
+    question.method(probe)
+    return probe.total()
+
+
+def steps_need_text(steps: Any) -> bool:
+    """Whether the steps lie in the continuation, so that there must be one."""
+    return not (isinstance(steps, str) and steps == "prompt")
+
+
+def _question(
+    model: Model, method: Any, target: Any, step_scores: Any, contrast: Any, steps: Any, segments: Any,
+    layer: Any, baseline: Any, keep: Any, sides: Any, mode: Any, seed: Any, strict: bool, generate: Any,
+    method_options: dict[str, Any],
+) -> Question:  # fmt: skip
+    made = resolve_method(method, method_options)
+    missing = made.needs - model.provides
+    if missing:
+        raise UnsupportedError(
+            f"{made.name} needs {', '.join(sorted(need.value for need in missing))}, which {model.name} at place "
+            f"{model.place!r} does not provide."
+        )
+    if contrast is not None:
+        raise UnsupportedError("contrast: comparing with another continuation or input is not in this version.")
+    function = resolve_step_function(target)
+    if Need.GRADIENTS in made.needs and not function.differentiable:
+        raise UnsupportedError(f"{made.name} differentiates, but {function.name} has no gradient; take another target.")
+    if made.auto_baseline is None and not (isinstance(baseline, str) and baseline == "auto"):
+        raise InputError(f"{made.name} compares with nothing, so baseline={baseline!r} would be ignored; leave it out.")
+    if made.auto_baseline == "zero" and isinstance(baseline, str) and baseline in ("auto", "zero"):
+        baseline = None
+    chosen = (sides,) if isinstance(sides, str) else tuple(sides)
+    if not chosen or not set(chosen) <= set(SIDES):
+        raise InputError(f"sides is 'source', 'prefix' or both, not {sides!r}.")
+    if mode not in MODES:
+        raise InputError(f"mode is one of {', '.join(MODES)}, not {mode!r}.")
+    if isinstance(keep, str) and keep not in KEEPS:
+        raise InputError(f"keep is one of {', '.join(KEEPS)}, or a list of positions, not {keep!r}.")
+    if isinstance(step_scores, str):
+        step_scores = (step_scores,)
+    find_layers(model.architecture, layer)
+    scores = tuple(resolve_step_function(one) for one in step_scores)
+    return Question(
+        model, made, function, scores, steps, segments, layer, baseline, keep, chosen, mode, int(seed), strict,
+        dict(generate or {}),
+    )  # fmt: skip
+
+
+def _inputs(model: Model, prompt: Any, continuation: Any) -> tuple[list[Encoded], list[Any], bool]:
+    several = is_batch(prompt)
+    prompts = list(prompt) if several else [prompt]
+    if not prompts:
+        raise InputError("the prompt is empty. Give some text, chat messages or ids.")
+    if not several:
+        continuations = [continuation]
+    elif continuation is None:
+        continuations = [None] * len(prompts)
+    elif isinstance(continuation, str) or not isinstance(continuation, Sequence):
+        raise InputError("a list of prompts takes a list of continuations, one for each.")
+    else:
+        continuations = list(continuation)
+    if len(continuations) != len(prompts):
+        raise InputError(
+            f"{len(prompts)} prompts but {len(continuations)} continuations; give one for each (None to generate)."
+        )
+    return [model.encode(one) for one in prompts], continuations, several
+
+
+def _continue(model: Model, continuation: Any, prompt: Encoded) -> Encoded | None:
+    if continuation is None:
+        return None
+    return encode_continuation(
+        model.tokenizer,
+        continuation,
+        prompt=prompt,
+        vocab_size=model.vocab_size,
+        encoder_decoder=model.encoder_decoder,
+    )
+
+
+def _one_batch(
+    question: Question, prompts: list[Encoded], given: list[Any], bar: Progress
+) -> list[Attribution]:
+    model = question.model
+    texts = [_continue(model, one, prompt) for one, prompt in zip(given, prompts, strict=True)]
+    if steps_need_text(question.steps):
+        missing = [k for k, text in enumerate(texts) if text is None]
+        if missing:
+            made = model.continue_prompts([prompts[k] for k in missing], question.generate, question.seed)
+            for k, text in zip(missing, made, strict=True):
+                texts[k] = text
+        elif question.generate:
+            raise InputError("generate= belongs to a generated continuation, but the continuation is given.")
+    batch = _collate(question, prompts, texts)
+    functions = [question.target, *question.step_scores]
+    values = measure_batch(model, batch, functions)
+    here = (batch.columns * values[0].to(batch.columns)[:, None]).sum(-1)
+    probe = _probe(question, batch, prompts, here, bar)
+    answer = question.method(probe)
+    return assemble(question, probe, answer, prompts, values, _info(question, probe))
+
+
+def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | None]) -> Batch:
+    import torch
+
+    model = question.model
+    start = model.decoder_start if model.encoder_decoder else None
+    sequences = [force(p, t, start, question.steps) for p, t in zip(prompts, texts, strict=True)]
+    if any(one.spans for one in sequences) and not question.target.additive:
+        raise InputError(
+            f"a span is the sum of its steps, and {question.target.name} does not add up over steps. "
+            "Take target='logprob' (the log-probability of the whole span) or 'logit'."
+        )
+    wide = torch.float64 if model.dtype == torch.float64 else torch.float32
+    return collate(sequences, pad=model.pad_id, accepts=model.accepts, dtype=wide)
+
+
+def _probe(
+    question: Question, batch: Batch, prompts: list[Encoded], here: Float[Tensor, "example column"] | None, bar: Any
+) -> ModelProbe:
+    import torch
+
+    model = question.model
+    compares = question.method.auto_baseline is not None and question.baseline is not None
+    baseline = resolve_baseline(model, question.baseline, batch) if compares else None
+    probe = ModelProbe(
+        model=model,
+        batch=batch,
+        target=question.target,
+        layers=find_layers(model.architecture, question.layer),
+        groups=tuple(segment_tokens(one.tokens, question.segments) for one in batch.sequences),
+        fixed=tuple(
+            fixed_tokens(question, one, prompt) if compares else [False] * len(one.tokens)
+            for one, prompt in zip(batch.sequences, prompts, strict=True)
+        ),
+        here=torch.zeros(batch.columns.shape[:2]) if here is None else here,
+        baseline=baseline,
+        mode=question.mode,
+        thorough=question.strict,
+    )
+    if bar is None:
+        return probe
+    start = bar.done
+    dry = DryProbe(probe)
+    question.method(dry)
+    # Each pass and each product of it counts once; a batch is 1000 units of the bar.
+    work = max(1, dry.total().forwards + dry.total().derivatives)
+    units = [0]
+
+    def advance(done: int) -> None:
+        units[0] += done
+        bar.advance(min(999, 1000 * units[0] // work) + start - bar.done)
+
+    return ModelProbe(**{**probe.__dict__, "advance": advance})
+
+
+def fixed_tokens(question: Question, sequence: Forced, prompt: Encoded) -> list[bool]:
+    """Which tokens keep their true value in the baseline.
+
+    Args:
+        question: What was asked.
+        sequence: The sequence.
+        prompt: Its prompt.
+
+    Returns:
+        One flag per token of the token axis.
+
+    Raises:
+        InputError: A position outside the token axis.
+    """
+    keep = question.keep
+    if keep == "auto":
+        keep = "template" if "template" in prompt.segments else "special"
+    if not isinstance(keep, str):
+        places = list(keep)
+        count = len(sequence.tokens)
+        if any(not (isinstance(k, int) and -count <= k < count) for k in places):
+            raise InputError(f"keep: positions go from 0 to {count - 1}, not {places!r}.")
+        chosen = {k % count for k in places}
+        flags = [k in chosen for k in range(count)]
+    else:
+        flags = [
+            (keep != "none" and token.special) or (keep == "template" and token.segment == "template")
+            for token in sequence.tokens
+        ]
+    return [
+        kept or token.side not in question.sides for kept, token in zip(flags, sequence.tokens, strict=True)
+    ]
+
+
+def _info(question: Question, probe: ModelProbe) -> dict[str, Any]:
+    model = question.model
+    packages = ("whence", "torch", "transformers", "nnsight")
+    return {
+        "model": model.name,
+        "family": model.config.model_type,
+        **model.info,
+        "device": str(model.device),
+        "place": model.place,
+        "target": question.target.name,
+        "target_options": dict(question.target.options),
+        "unit": question.target.unit,
+        "step_scores": [one.name for one in question.step_scores],
+        "segments": question.segments if isinstance(question.segments, str) else "given",
+        "layer": question.layer,
+        "baseline": None if probe.baseline is None else [dict(one) for one in probe.baseline.record],
+        "keep": question.keep,
+        "sides": list(question.sides),
+        "mode": question.mode,
+        "seed": question.seed,
+        "generate": {key: _plain(value) for key, value in question.generate.items()},
+        "versions": {**{name: version(name) for name in packages}, "python": platform.python_version()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | type(None) | list | dict) else repr(value)

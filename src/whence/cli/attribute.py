@@ -1,0 +1,132 @@
+"""``whence attribute``: the main job from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whence.cli.values import parse_method, parse_options, parse_value, readable_errors
+
+EXAMPLES = """Examples:
+
+whence attribute "Once upon a time"
+
+whence attribute "Once upon a time" --method integrated_gradients:n_steps=20 --target logprob
+
+whence attribute "The manager said that she was tired." --model whence/en-it --segments word
+
+whence attribute "The capital of France is" --continuation " Paris" --model gpt2 --save paris.json
+
+whence attribute "First" "Second" --max-new-tokens 10 --json > both.json"""
+
+
+def attribute(
+    text: Annotated[list[str], typer.Argument(help="Prompts; '-' reads one prompt per line from standard input.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Bundled name, local folder or Hugging Face hub id.")
+    ] = "whence/stories",
+    method: Annotated[
+        str, typer.Option(help="Method, with options after a colon: integrated_gradients:n_steps=20.")
+    ] = "input_x_gradient",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Option of the method, as name=value; repeatable.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Step function that is explained.")] = "probability",
+    step_score: Annotated[
+        list[str] | None, typer.Option(help="Step function to report beside the scores; repeatable.")
+    ] = None,
+    continuation: Annotated[
+        list[str] | None, typer.Option(help="Text to explain instead of generating; one for each prompt.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to generate at most.")] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Steps to explain: a number, a range a:b, 'prompt', 'all'.")
+    ] = None,
+    segments: Annotated[
+        str, typer.Option(help="What a feature is: token, word, sentence, line, paragraph.")
+    ] = "token",
+    layer: Annotated[
+        str | None, typer.Option(help="Block number, site name (blocks.3.resid_post), or 'all'.")
+    ] = None,
+    baseline: Annotated[
+        str, typer.Option(help="What features are compared with: auto, mask, unk, pad, mean, zero, a token.")
+    ] = "auto",
+    mode: Annotated[str, typer.Option(help="Derivatives: auto, reverse or forward.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto.")] = None,
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that samples.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per pass.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail when a check does not hold.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Attribute every generated token to the input and to the text generated before it."""
+    with readable_errors():
+        name, inline = parse_method(method)
+        options = parse_options(option or [])
+        for key in set(inline) & set(options):
+            raise typer.BadParameter(f"the option {key} is given in --method and in --option.")
+        options |= inline
+        prompts = _prompts(text)
+        if continuation is not None and max_new_tokens is not None:
+            raise typer.BadParameter("--max-new-tokens generates, but --continuation gives the text already.")
+
+        import whence
+
+        loaded = whence.load(model, dtype=dtype, device=device)
+        single = len(prompts) == 1
+        given: Any = None
+        if continuation is not None:
+            given = continuation[0] if single and len(continuation) == 1 else continuation
+        out = loaded.attribute(
+            prompts[0] if single else prompts,
+            given,
+            method=name,
+            target=target,
+            step_scores=tuple(step_score or ()),
+            steps=parse_steps(steps),
+            segments=segments,
+            layer=None if layer is None else parse_value(layer),
+            baseline=parse_value(baseline),
+            mode=mode,
+            seed=seed,
+            batch_size=batch_size,
+            progress=not quiet,
+            strict=strict,
+            generate=None if max_new_tokens is None else {"max_new_tokens": max_new_tokens},
+            **options,
+        )
+        if save is not None:
+            out.save(save)
+        if as_json:
+            made = out.to_dict() if single else [one.to_dict() for one in out]
+            typer.echo(json.dumps(made, ensure_ascii=False, allow_nan=False))
+        elif not quiet:
+            out.show()
+
+
+def _prompts(text: list[str]) -> list[str]:
+    prompts: list[str] = []
+    for one in text:
+        prompts += [line for line in sys.stdin.read().splitlines() if line.strip()] if one == "-" else [one]
+    if not prompts:
+        raise typer.BadParameter("standard input had no prompt.")
+    return prompts
+
+
+def parse_steps(text: str | None) -> Any:
+    """``"3"``, ``"2:5"``, ``"prompt"`` or ``"all"`` as `attribute` takes it."""
+    if text is None or text in ("generated", "prompt", "all"):
+        return text
+    first, colon, last = text.partition(":")
+    try:
+        if not colon:
+            return int(first)
+        return slice(int(first) if first else None, int(last) if last else None)
+    except ValueError:
+        raise typer.BadParameter(f"--steps is a number, a range a:b, 'prompt' or 'all', not {text!r}.") from None

@@ -1,0 +1,54 @@
+"""Values typed on the command line, and errors as people read them there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from whence.core.errors import InputError, WhenceError
+
+
+def parse_value(text: str) -> Any:
+    """A value as JSON where it is JSON (numbers, true, lists), else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["n_steps=20"]`` as a dictionary.
+
+    Raises:
+        InputError: A pair has no ``=``, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise InputError(f"an option is name=value, such as n_steps=20, not {pair!r}.")
+        if name in found:
+            raise InputError(f"the option {name} is given twice.")
+        found[name] = parse_value(value)
+    return found
+
+
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
+    """``"integrated_gradients:n_steps=20,rule=left"`` as a name and options."""
+    name, _, rest = text.partition(":")
+    return name, parse_options([part for part in rest.split(",") if part])
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn whence's errors into one line on standard error and exit status 1."""
+    try:
+        yield
+    except WhenceError as error:
+        typer.echo(f"whence: {error}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,1 @@
+"""What every other room stands on: errors, registries, axis names, the contract. No torch at import."""

@@ -1,0 +1,65 @@
+"""A progress bar that appears only when something takes longer than a second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+_PATIENCE = 1.0
+
+
+class Progress:
+    """Counts units of work; after a second without an end in sight, shows a bar on standard error.
+
+    Args:
+        label: What is being done.
+        total: Units of work in all.
+        show: False keeps it silent; None shows it where standard error is a terminal or a notebook.
+    """
+
+    def __init__(self, label: str, total: int, *, show: bool | None = True) -> None:
+        self.label = label
+        self.total = max(total, 1)
+        self.done = 0
+        self._show = bool(show) and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        self._start = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, units: int = 1) -> None:
+        """Note that some units of work are done."""
+        self.done += units
+        if not self._show:
+            return
+        if self._bar is None:
+            if time.monotonic() - self._start < _PATIENCE or self.done >= self.total:
+                return
+            self._open()
+        self._bar.update(self._task, completed=min(self.done, self.total))
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self.label, total=self.total)

@@ -1,0 +1,1 @@
+"""A language model with named internals, wherever it runs."""

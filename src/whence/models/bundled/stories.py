@@ -1,0 +1,241 @@
+"""Short stories in which some words have exactly one right continuation.
+
+A story introduces its hero, plants a few facts (a friend, a pet, two things put away, two houses), lets
+a little time pass and then comes back to the facts. Each fact has a rival of the same class in the same
+story, so that neither the nearest nor the first word of a class is a safe guess.
+"""
+
+from __future__ import annotations
+
+import random
+
+from whence.models.bundled.example import Draft, Example, Slot
+from whence.models.bundled.lexicon import (
+    ANIMALS,
+    CLAUSES,
+    COLOURS,
+    CONTAINERS,
+    FEELINGS,
+    GENDERED,
+    LANDMARKS,
+    MOODS,
+    NEARBY,
+    PEOPLE,
+    PET_NAMES,
+    PETS,
+    THINGS,
+    WEATHER,
+)
+
+OPENINGS = (
+    "Once upon a time there was a {gender} named {hero}.",
+    "Once upon a time there lived a {gender} named {hero}.",
+    "Once upon a time a {gender} named {hero} came to the village.",
+    "Long ago there was a {gender} named {hero}.",
+    "In a small village there lived a {gender} named {hero}.",
+    "One day a {gender} named {hero} came to the village.",
+)
+FRIEND_SETUP = (
+    " {=hero} had a good friend, a {gender2} named {friend}.",
+    " {=She} often played with a {gender2} named {friend}.",
+    " {=She} had met a {gender2} named {friend}.",
+)
+PET_SETUP = (
+    " {=hero} had a {pet_kind} named {pet}.",
+    " At home {she} kept a {pet_kind} named {pet}.",
+    " {=She} was the owner of a {pet_kind} named {pet}.",
+)
+PUT_SETUP = (
+    " {=hero} put the {thing} in the {box}.",
+    " In the morning {hero} put the {thing} in the {box}.",
+    " {=She} put the {thing} in the {box}.",
+)
+PUT_RIVAL = (
+    " An old {thing2} was in the {box2}.",
+    " A lost {thing2} lay in the {box2}.",
+)
+HOUSE_SETUP = (
+    " {=hero} lived in the {home} house.",
+    " {=She} lived in the {home} house.",
+    " The home of {hero} was the {home} house.",
+)
+HOUSES = (
+    " The {colour} house was near the {mark} and the {colour2} house was near the {mark2}.",
+    " The {colour2} house was near the {mark2} and the {colour} house was near the {mark}.",
+)
+AGREEMENT = (
+    " The {head} {=clause} the {=near} {were} {=feeling}.",
+    " All day the {head} {=clause} the {=near} {were} {=feeling}.",
+)
+
+HERO_END = (
+    " Everybody in the village loved {hero}, because {she} was {=feeling}.",
+    " In the evening the old neighbor told {hero} a story.",
+    " The old teacher gave {hero} a present, and {she} felt {=feeling}.",
+    " At last {hero} went home, because {she} was {=feeling}.",
+    " When the moon came up, {hero} felt {=feeling}.",
+)
+FRIEND_END = (
+    " At noon {hero} went to see {friend}.",
+    " The friend of {hero} was {=feeling}, and {hero} thanked {friend}.",
+    " After lunch {hero} shared a cake with {friend}, because {she} was {=feeling}.",
+    " Then the good friend {friend} laughed, because {she2} was {=feeling}.",
+    " Then the good friend {friend} said that {she2} felt {=feeling}.",
+)
+PET_END = (
+    " The {pet_kind} was hungry, so {hero} called the name {pet}.",
+    " Before bed {hero} fed the {pet_kind}, and {pet} fell asleep.",
+    " At night {she} sang a song for the little {pet_kind} {pet}.",
+)
+PUT_END = (
+    " Later {she} wanted the {thing} again, so {she} looked in the {box}.",
+    " To find the {thing}, {hero} looked in the {box}.",
+    " Soon {hero} needed the {thing}, and it was still in the {box}.",
+    " Later {she} took the {thing} out of the {box}.",
+)
+HOUSE_END = (
+    " From the window of the house {she} could see the {sight}.",
+    " After dinner {hero} looked out of the window at the {sight}.",
+    " Every night {hero} walked out of the door to the {sight}.",
+    " Everybody knew that the {colour} house was near the {by} and the {colour2} house was near the {by2}.",
+    " Everybody knew that the {colour2} house was near the {by2} and the {colour} house was near the {by}.",
+)
+CLOSINGS = (
+    " And so {hero} lived happily ever after.",
+    " That was the best day of the life of {hero}.",
+    " From then on {hero} was always {=feeling}.",
+    " Nobody ever forgot {hero}.",
+    " And that night {hero} slept well.",
+)
+
+SETUPS = {"friend": FRIEND_SETUP, "pet": PET_SETUP, "put": PUT_SETUP, "house": HOUSE_SETUP}
+# Looking things up is the hardest to learn, so it comes most often.
+THEMES = (
+    ("put", "house"),
+    ("put", "house"),
+    ("put", "friend"),
+    ("put", "pet"),
+    ("house", "friend"),
+    ("house", "pet"),
+    ("friend", "pet"),
+    ("put",),
+    ("house",),
+)
+ENDS = {"friend": FRIEND_END, "pet": PET_END, "put": PUT_END, "house": HOUSE_END}
+
+
+def _others(words: tuple[str, ...], word: str, *rivals: str) -> tuple[str, ...]:
+    """All words of a class but one, those that stand in the same story first."""
+    return (*rivals, *(other for other in words if other != word and other not in rivals))
+
+
+def _gender(rng: random.Random, suffix: str, female: bool) -> dict[str, Slot]:
+    key = "gender" + suffix
+    noun = rng.choice(GENDERED)[female]
+    pronoun, rival = ("she", "he") if female else ("he", "she")
+    return {
+        key: Slot(noun, key),
+        "she" + suffix: Slot(pronoun, key, "pronoun", (key,), (rival,)),
+        "She" + suffix: Slot(pronoun.capitalize(), key),
+    }
+
+
+def _facts(rng: random.Random) -> dict[str, Slot]:
+    """Draw every filler of one story."""
+    female = rng.random() < 0.5
+    hero, friend = rng.sample(PEOPLE, 2)
+    pet = rng.choice(PET_NAMES)
+    slots = {
+        **_gender(rng, "", female),
+        # A friend of the other gender more often than not: the nearest person is then a wrong guess.
+        **_gender(rng, "2", female if rng.random() < 0.3 else not female),
+        "hero": Slot(hero, "hero", "name", ("hero",), _others(PEOPLE, hero, friend)),
+        "friend": Slot(friend, "friend", "name", ("friend",), _others(PEOPLE, friend, hero)),
+        "pet": Slot(pet, "pet", "name", ("pet",), _others(PET_NAMES, pet)),
+        "pet_kind": Slot(rng.choice(PETS)),
+    }
+    things, boxes = rng.sample(THINGS, 2), rng.sample(CONTAINERS, 2)
+    slots |= {
+        "thing": Slot(things[0], "thing", "object", ("thing",), _others(THINGS, *things)),
+        "box": Slot(boxes[0], "box", "object", ("box",), _others(CONTAINERS, *boxes)),
+        "thing2": Slot(things[1], "thing2"),
+        "box2": Slot(boxes[1], "box2"),
+    }
+    colours, marks = rng.sample(COLOURS, 2), rng.sample(LANDMARKS, 2)
+    slots["home"] = Slot(colours[0], "home")
+    for suffix, colour, mark, rival in (("", *colours[:1], *marks), ("2", *colours[1:], *marks[::-1])):
+        needs, others = ("mark" + suffix, "colour" + suffix), _others(LANDMARKS, mark, rival)
+        slots["colour" + suffix] = Slot(colour, "colour" + suffix)
+        slots["mark" + suffix] = Slot(mark, "mark" + suffix)
+        slots["by" + suffix] = Slot(mark, "mark" + suffix, "object", needs, others)
+    slots["sight"] = Slot(marks[0], "mark", "two-hop", ("mark", "colour", "home"), _others(LANDMARKS, *marks))
+    return slots
+
+
+def _loose(rng: random.Random) -> dict[str, Slot]:
+    """Fillers that are drawn anew for every sentence."""
+    plural = rng.randrange(2)
+    verbs = ("was", "were")
+    return {
+        "mood": Slot(rng.choice(MOODS)),
+        "feeling": Slot(rng.choice(FEELINGS)),
+        "clause": Slot(rng.choice(CLAUSES)),
+        # The noun before the verb disagrees with the subject two times in three.
+        "near": Slot(rng.choice(NEARBY)[plural if rng.random() < 1 / 3 else 1 - plural]),
+        "head": Slot(rng.choice(ANIMALS)[plural], "head"),
+        "were": Slot(verbs[plural], None, "agreement", ("head",), (verbs[1 - plural],)),
+    }
+
+
+def _boundaries(text: str, start: int, stop: int) -> list[int]:
+    return [place for place in range(start, stop) if text[place] == " "]
+
+
+def story(rng: random.Random) -> tuple[Example, str]:
+    """Write one story.
+
+    Args:
+        rng: Source of all choices.
+
+    Returns:
+        The example, and its facts in one line: two stories with the same facts could share sentences, so
+        the facts decide whether a story belongs to the training or to the held-out part.
+    """
+    slots = _facts(rng)
+    draft = Draft()
+
+    def say(*templates: str) -> None:
+        draft.write(rng.choice(templates), {**slots, **_loose(rng)})
+
+    say(*OPENINGS)
+    themes = list(rng.choice(THEMES))
+    for theme in themes:
+        rival_first = rng.random() < 0.5
+        if theme == "put" and rival_first:
+            say(*PUT_RIVAL)
+        say(*SETUPS[theme])
+        if theme == "put" and not rival_first:
+            say(*PUT_RIVAL)
+        if theme == "house":
+            say(*HOUSES)
+    if rng.random() < 0.6 or "house" not in themes:
+        say(*(" " + sentence for sentence in WEATHER))
+    if rng.random() < 0.35:
+        # The prompt stops between subject and verb, or else the subject would not be part of it.
+        say(*AGREEMENT)
+        cut = rng.choice(_boundaries(draft.text, draft.marks["head"][0][1], draft.planned[-1].start))
+    else:
+        cut = len(draft.text)
+    rng.shuffle(themes)
+    begin = len(draft.text)
+    # A fact that is never taken up again is one more rival.
+    for theme in themes[: rng.choice((1, 2, 2))]:
+        say(*ENDS[theme])
+    if rng.random() < 0.25:
+        say(*HERO_END)
+    if cut == begin and rng.random() < 0.4:
+        first = min(word.start for word in draft.planned if word.start >= begin)
+        cut = rng.choice(_boundaries(draft.text, begin, first))
+    say(*CLOSINGS)
+    facts = " ".join(draft.text[slice(*places[0])] for _, places in sorted(draft.marks.items()))
+    return draft.split(cut), facts

@@ -1,0 +1,81 @@
+"""From the characters of an example to the positions of a tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from whence.models.bundled.example import Determined, Example, Side
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DeterminedToken:
+    """A token of the continuation that the evidence decides.
+
+    `step` counts the tokens of the continuation. An evidence position is ("source", index in the prompt's
+    tokens, special tokens included) or ("prefix", index in the continuation's tokens).
+    """
+
+    step: int
+    kind: str
+    token_id: int
+    evidence: tuple[tuple[Side, int], ...]
+
+
+def _touching(places: list[Place], start: int, stop: int) -> list[int]:
+    return [i for i, (first, last) in enumerate(places) if first < stop and last > start]
+
+
+def _decided(pieces: list[int], rivals: list[list[int]]) -> list[bool]:
+    """Which pieces of a word are still open, given the pieces before them and the rival words."""
+    return [
+        any(rival[:i] == pieces[:i] and rival[i : i + 1] != [piece] for rival in rivals)
+        for i, piece in enumerate(pieces)
+    ]
+
+
+def _rivals(word: Determined, text: str, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    # The space before a word belongs to its first token.
+    lead = " " if text[max(word.start - 1, 0) : word.start] == " " else ""
+    rest = [lead + other for other in word.alternatives]
+    return tokenizer(rest, add_special_tokens=False)["input_ids"] if rest else []
+
+
+def determined_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[DeterminedToken]:
+    """Find the tokens of the determined words, and those of their evidence.
+
+    A piece of a determined word counts only if at least one alternative agrees with the word up to that
+    piece and differs there. The last pieces of a long word often follow from the first ones; those are
+    left out.
+
+    Args:
+        example: From `examples`.
+        tokenizer: A fast tokenizer, with character offsets.
+
+    Returns:
+        One record per decided token, in reading order.
+    """
+    source = tokenizer(example.prompt, return_offsets_mapping=True)["offset_mapping"]
+    target = tokenizer(example.continuation, add_special_tokens=False, return_offsets_mapping=True)
+    places: dict[Side, list[Place]] = {"source": source, "prefix": target["offset_mapping"]}
+    ids = target["input_ids"]
+    found = []
+    for word in example.determined:
+        steps = _touching(places["prefix"], word.start, word.stop)
+        evidence = tuple(
+            (span.side, index)
+            for span in word.evidence
+            for index in _touching(places[span.side], span.start, span.stop)
+        )
+        decided = _decided([ids[step] for step in steps], _rivals(word, example.continuation, tokenizer))
+        found += [
+            DeterminedToken(step, word.kind, ids[step], evidence)
+            for step, open_piece in zip(steps, decided, strict=True)
+            if open_piece
+        ]
+    return found

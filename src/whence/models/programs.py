@@ -1,0 +1,69 @@
+"""Programs that any place can run: generation, and rows of the embedding matrix.
+
+A program is an undecorated module-level function of the nnsight model and plain data, which opens its own
+traces; it travels to remote places by its source, so it uses only torch and names imported by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import nnsight
+import torch
+
+from whence.models.access import resolve
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+    from torch import Tensor
+
+
+def generate(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> Int[Tensor, "batch position"]:
+    """Generate from token ids, as transformers' ``generate`` does.
+
+    Args:
+        model: The nnsight model.
+        inputs: ``input_ids`` and ``attention_mask``.
+        options: Options of ``generate``.
+
+    Returns:
+        Ids as ``generate`` returns them: with the prompt, or with the decoder's start.
+    """
+    with model.trace(**inputs, **options, fn="generate") as tracer:
+        made = nnsight.save(tracer.result)
+    return made.cpu()
+
+
+def embedding_rows(
+    model: Any, paths: dict[str, str], ids: Int[Tensor, " id"]
+) -> dict[str, dict[str, Any]]:
+    """Embeddings of ids as the embedding modules give them, and statistics of all rows.
+
+    Args:
+        model: The nnsight model.
+        paths: For each stack, the path of its embedding module.
+        ids: The ids.
+
+    Returns:
+        For each stack: ``rows`` [id, unit] and ``norms`` [id] of the ids asked for, ``mean`` [unit] and
+        ``median_norm`` over the whole matrix; scaling inside the module is included.
+    """
+    found = {}
+    for stack, path in paths.items():
+        module = resolve(model, path)._module
+        weight = module.weight.detach()
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        probe = torch.tensor([int(weight.norm(dim=1).argmax())], device=weight.device)
+        with torch.no_grad():
+            made, raw = module(probe)[0].to(wide), weight[probe[0]].to(wide)
+            rows = module(ids.to(weight.device)).detach().to(wide)
+        # Some modules scale what they look up; the factor is the same for all rows.
+        scale = (made @ raw) / (raw @ raw)
+        norms = weight.norm(dim=1).to(wide) * scale.abs()
+        found[stack] = {
+            "rows": rows.cpu(),
+            "norms": rows.norm(dim=1).cpu(),
+            "mean": (weight.mean(dim=0, dtype=wide) * scale).cpu(),
+            "median_norm": float(norms.median()),
+        }
+    return found

@@ -1,0 +1,279 @@
+"""A batch of teacher-forced sequences: what the model reads, and which of its answers are asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from whence.core.errors import InputError, UnsupportedError
+from whence.core.tokens import Token
+from whence.text.encoded import Encoded
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Forced:
+    """One prompt with its continuation, the whole of it known.
+
+    Attributes:
+        streams: What each stack reads: the source for an encoder, then what the decoder reads. The last
+            token of the text is explained but never read.
+        tokens: The token axis: one entry for every id read, streams one after another.
+        query: For each step, the position of the last stream whose logits predict it.
+        targets: The explained tokens.
+        columns: For each column, the steps it sums.
+        labels: What to call each column.
+    """
+
+    streams: tuple[tuple[int, ...], ...]
+    tokens: tuple[Token, ...]
+    query: tuple[int, ...]
+    targets: tuple[Token, ...]
+    columns: tuple[tuple[int, ...], ...]
+    labels: tuple[Token, ...]
+
+    @property
+    def spans(self) -> bool:
+        """Whether some column sums several steps."""
+        return any(len(column) > 1 for column in self.columns)
+
+
+def force(prompt: Encoded, continuation: Encoded | None, start: int | None, steps: Any) -> Forced:
+    """Lay out one sequence for one teacher-forced pass.
+
+    Args:
+        prompt: The source or prompt.
+        continuation: The text to be explained; None to explain only the prompt of a decoder-only model.
+        start: Id with which the decoder of an encoder-decoder model begins, else None.
+        steps: Which tokens to explain (see `whence.attribute.attribute`).
+
+    Returns:
+        The sequence.
+
+    Raises:
+        InputError: ``steps`` selects nothing, or places outside the text.
+    """
+    source = prompt.tokens("source")
+    prefix = continuation.tokens("prefix") if continuation is not None else ()
+    if start is not None:
+        begin = Token(start, "", None, None, "prefix", "prefix", special=True)
+        streams = (prompt.ids, (start, *(token.id for token in prefix[:-1])))
+        read, text, first, moved = (*source, begin, *prefix[:-1]), prefix, 0, 0
+        lowest = 0
+    else:
+        text = (*source, *prefix)
+        streams = (tuple(token.id for token in text[:-1]),)
+        read, first, moved = text[:-1], len(source), -1
+        lowest = 1
+    spans = select_steps(steps, first, len(text), lowest)
+    places = sorted({place for span in spans for place in range(*span)})
+    columns = tuple(tuple(places.index(place) for place in range(*span)) for span in spans)
+    targets = tuple(text[place] for place in places)
+    return Forced(
+        streams,
+        read,
+        tuple(place + moved for place in places),
+        targets,
+        columns,
+        tuple(_joined([targets[k] for k in column]) for column in columns),
+    )
+
+
+def select_steps(steps: Any, first: int, length: int, lowest: int) -> list[Span]:
+    """Places of the text to explain, as end-exclusive spans; a span of several is one column.
+
+    Args:
+        steps: See `whence.attribute.attribute`.
+        first: Place of the first token of the continuation.
+        length: Length of the whole text.
+        lowest: First place that can be predicted.
+
+    Returns:
+        One span per column.
+
+    Raises:
+        InputError: Nothing is selected, or something outside the text.
+    """
+    if steps is None or steps == "generated":
+        chosen = [(k, k + 1) for k in range(max(first, lowest), length)]
+    elif isinstance(steps, str):
+        if steps not in ("prompt", "all"):
+            raise InputError(f'steps: the words are "generated", "prompt" and "all", not {steps!r}.')
+        if first <= lowest:
+            raise InputError(
+                f"steps={steps!r}: the prompt has no token that something before it predicts "
+                "(an encoder reads its source at once; a decoder needs at least two tokens)."
+            )
+        chosen = [(k, k + 1) for k in range(lowest, first if steps == "prompt" else length)]
+    elif isinstance(steps, Mapping):
+        if not set(steps) <= {"start", "stop"}:
+            raise InputError(f"steps: positions in the whole text are {{'start': .., 'stop': ..}}, not {steps!r}.")
+        low, high = steps.get("start", lowest), steps.get("stop", length)
+        chosen = [(k, k + 1) for k in range(low, high)]
+    else:
+        parts = list(steps) if isinstance(steps, list | range) else [steps]
+        chosen = []
+        for part in parts:
+            chosen += _relative(part, first, length)
+    for low, high in chosen:
+        if not lowest <= low < high <= length:
+            raise InputError(
+                f"steps: {(low - first, high - first)} lies outside the {length - first} tokens of the "
+                "continuation (the first token of a text has nothing before it that could predict it)."
+            )
+    if not chosen:
+        raise InputError("steps selects no token, so there is nothing to explain.")
+    if len(set(chosen)) != len(chosen):
+        raise InputError("steps: the same step is asked for twice.")
+    return chosen
+
+
+def _relative(part: Any, first: int, length: int) -> list[Span]:
+    count = length - first
+    if isinstance(part, bool) or not isinstance(part, int | slice | tuple):
+        raise InputError(
+            "steps is None, an index, a slice, a (start, stop) span, a list of these, "
+            f"'generated', 'prompt', 'all' or {{'start': .., 'stop': ..}}, not {part!r}."
+        )
+    if isinstance(part, slice):
+        return [(first + k, first + k + 1) for k in range(*part.indices(count))]
+    if isinstance(part, int):
+        if not -count <= part < count:
+            raise InputError(f"steps: there is no step {part}; the continuation has {count} tokens.")
+        place = first + part % count
+        return [(place, place + 1)]
+    if len(part) != 2 or not all(isinstance(k, int) for k in part):
+        raise InputError(f"steps: a span is (start, stop), not {part!r}.")
+    low, high, _ = slice(*part).indices(count)
+    return [(first + low, first + high)]
+
+
+def _joined(tokens: Sequence[Token]) -> Token:
+    if len(tokens) == 1:
+        return tokens[0]
+    return replace(
+        tokens[0],
+        text="".join(token.text for token in tokens),
+        start=next((t.start for t in tokens if t.start is not None), None),
+        stop=next((t.stop for t in reversed(tokens) if t.stop is not None), None),
+        ids=tuple(token.id for token in tokens),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences side by side, padded: on the left for a decoder alone, on the right for an encoder-decoder.
+
+    Attributes:
+        sequences: The sequences.
+        inputs: Keyword arguments of the model's forward.
+        widths: Padded length of each stream.
+        slots: For each sequence, where its tokens stand on the padded token axis.
+        query: Position, in the last stream, whose logits predict each step.
+        target_ids: The token at each step.
+        columns: Weight of each step in each column.
+        valid: Which columns a sequence has.
+    """
+
+    sequences: tuple[Forced, ...]
+    inputs: Mapping[str, Tensor]
+    widths: tuple[int, ...]
+    slots: tuple[Int[Tensor, " token"], ...]
+    query: Int[Tensor, "example step"]
+    target_ids: Int[Tensor, "example step"]
+    columns: Float[Tensor, "example column step"]
+    valid: Bool[Tensor, "example column"]
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each stream starts on the padded token axis."""
+        return tuple(sum(self.widths[:k]) for k in range(len(self.widths)))
+
+    @property
+    def width(self) -> int:
+        """Length of the padded token axis."""
+        return sum(self.widths)
+
+    def last_seen(self) -> Int[Tensor, "example column"]:
+        """The last padded token that any step of a column can see, in the last stream."""
+        import torch
+
+        seen = torch.where(self.columns > 0, self.query[:, None, :], torch.tensor(-1)).amax(-1)
+        return seen + self.offsets[-1]
+
+    def keep(self) -> int:
+        """How many of the last positions of the last stream need logits."""
+        return self.widths[-1] - int(self.query.min())
+
+
+def collate(sequences: Sequence[Forced], *, pad: int, accepts: frozenset[str], dtype: Any) -> Batch:
+    """Pad sequences into one batch.
+
+    Args:
+        sequences: The sequences; all for the same model.
+        pad: Id that fills; it is masked everywhere.
+        accepts: Names of the model's forward arguments.
+        dtype: Floating-point type of the column weights.
+
+    Returns:
+        The batch.
+
+    Raises:
+        UnsupportedError: The model takes no attention mask, so lengths may not differ.
+    """
+    import torch
+
+    count = len(sequences)
+    streams = len(sequences[0].streams)
+    left = streams == 1
+    widths = tuple(max(len(one.streams[k]) for one in sequences) for k in range(streams))
+    if "attention_mask" not in accepts and any(len(o.streams[0]) != widths[0] for o in sequences):
+        raise UnsupportedError("this model takes no attention mask; attribute texts of different length one by one.")
+    ids = [torch.full((count, width), pad) for width in widths]
+    masks = [torch.zeros(count, width, dtype=torch.long) for width in widths]
+    slots = []
+    offset = [sum(widths[:k]) for k in range(streams)]
+    shifts = [widths[-1] - len(one.streams[-1]) if left else 0 for one in sequences]
+    for row, one in enumerate(sequences):
+        where = []
+        for k, stream in enumerate(one.streams):
+            place = slice(shifts[row], shifts[row] + len(stream))
+            ids[k][row, place] = torch.tensor(stream)
+            masks[k][row, place] = 1
+            where.append(torch.arange(place.start, place.stop) + offset[k])
+        slots.append(torch.cat(where))
+    steps = max(len(one.query) for one in sequences)
+    wide = max(len(one.columns) for one in sequences)
+    # Padding repeats the first step, whose values are finite, at weight zero.
+    query = torch.tensor(
+        [[*one.query, *[one.query[0]] * (steps - len(one.query))] for one in sequences]
+    ) + torch.tensor(shifts)[:, None]
+    target_ids = torch.tensor(
+        [
+            [*(t.id for t in one.targets), *[one.targets[0].id] * (steps - len(one.targets))]
+            for one in sequences
+        ]
+    )
+    columns = torch.zeros(count, wide, steps, dtype=dtype)
+    valid = torch.zeros(count, wide, dtype=torch.bool)
+    for row, one in enumerate(sequences):
+        valid[row, : len(one.columns)] = True
+        for column, members in enumerate(one.columns):
+            columns[row, column, list(members)] = 1.0
+    inputs = {"input_ids": ids[0], "attention_mask": masks[0]}
+    if not left:
+        inputs |= {"decoder_input_ids": ids[1]}
+        if "decoder_attention_mask" in accepts:
+            inputs["decoder_attention_mask"] = masks[1]
+    elif "position_ids" in accepts:
+        inputs["position_ids"] = (masks[0].cumsum(-1) - 1).clamp_min(0)
+    inputs = {name: value for name, value in inputs.items() if name in accepts}
+    return Batch(
+        tuple(sequences), inputs, widths, tuple(slots), query, target_ids, columns, valid
+    )

@@ -1,0 +1,116 @@
+"""What every program shares: rows of a batch through the model, edited at named sites, and their targets.
+
+These functions travel to remote places by their source (see `whence.models.programs` for the rules).
+Plain data they pass around:
+
+``run``    ``inputs`` (keyword arguments of the forward, one row per example), ``length`` (positions of the
+           stream that has the steps) and ``keep`` (how many of its last ones need logits, or None),
+           ``unembed`` (path), ``query`` and ``target_ids`` [example, step], ``columns``
+           [example, column, step]
+``score``  ``fn`` (a step function) and its ``options``
+``leaf``   a site to read or edit: ``spec``, ``stream`` (0, or encoder 0 and decoder 1), ``order`` in the
+           forward pass, and ``key`` (unique)
+``group``  the leaves of one layer, in the order of the forward pass
+``reference`` what a feature is compared with: ``values`` per stream ([unit] or [example, position, unit])
+           and ``replace`` per stream ([example, position]: may this position leave its true value)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whence.models.access import read_site, resolve, write_site
+from whence.step_functions.inputs import StepInputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+def forward_rows(
+    model: Any,
+    run: dict[str, Any],
+    examples: Int[Tensor, " row"],
+    leaves: list[dict[str, Any]],
+    edit: Callable[[dict[str, Any], Tensor], Tensor | None],
+) -> dict[str, Any]:
+    """Run rows of a batch through the model once, editing sites on the way.
+
+    Args:
+        model: The nnsight model.
+        run: The batch (see the module).
+        examples: The example that each row is a variant of.
+        leaves: Sites to read, in the order of the forward pass.
+        edit: Called with a leaf and its value; what it returns is written back, unless None.
+
+    Returns:
+        ``values`` (the leaves, as written), ``hidden`` (what enters the unembedding) and ``logits``.
+    """
+    call = {name: value[examples] for name, value in run["inputs"].items()}
+    if run["keep"] is not None:
+        call["logits_to_keep"] = run["keep"]
+    values = []
+    with model.trace(**call, use_cache=False):
+        for leaf in leaves:
+            value = read_site(model, leaf["spec"])
+            edited = edit(leaf, value)
+            if edited is not None:
+                write_site(model, leaf["spec"], edited)
+                value = edited
+            values.append(value)
+        hidden = resolve(model, run["unembed"]).input
+        logits = model.output.logits
+    return {"values": values, "hidden": hidden, "logits": logits}
+
+
+def step_places(run: dict[str, Any], examples: Int[Tensor, " row"], kept: int) -> Int[Tensor, "row step"]:
+    """Where each step's logits stand among the positions that have logits."""
+    return run["query"][examples] - (run["length"] - kept)
+
+
+def target_values(
+    run: dict[str, Any], score: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor
+) -> Float[Tensor, "row step"]:
+    """The step function's value at every step of every row, in float32 or better."""
+    places = step_places(run, examples, logits.shape[1]).to(logits.device)
+    rows = torch.arange(len(examples), device=logits.device)
+    chosen = logits[rows[:, None], places]
+    chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+    return score["fn"](StepInputs(chosen, run["target_ids"][examples].to(logits.device)), **score["options"])
+
+
+def column_values(
+    run: dict[str, Any], examples: Int[Tensor, " row"], steps: Float[Tensor, "row step"]
+) -> Float[Tensor, "row column"]:
+    """Sum of the steps that each column spans."""
+    weights = run["columns"][examples].to(steps)
+    return torch.einsum("rct,rt->rc", weights, steps)
+
+
+def reference_rows(
+    reference: dict[str, Any], stream: int, examples: Int[Tensor, " row"], value: Tensor
+) -> Tensor:
+    """The reference input of each row: the clean value where it is kept, the baseline elsewhere.
+
+    Args:
+        reference: The reference (see the module).
+        stream: Which stream.
+        examples: The example of each row.
+        value: The clean value of each row.
+
+    Returns:
+        A tensor like ``value``.
+    """
+    given = reference["values"][stream].to(value)
+    given = given if given.dim() == 1 else given[examples]
+    replace = reference["replace"][stream][examples].to(value.device)
+    return torch.where(replace[..., None], given, value)
+
+
+def keep_value(leaf: dict[str, Any], value: Tensor) -> None:
+    """An edit that edits nothing."""
+    return

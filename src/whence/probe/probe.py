@@ -1,0 +1,384 @@
+"""`ModelProbe`: what methods ask. A model, one batch of teacher-forced sequences, and the number explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from whence.core.contract import Derivatives, Gap, Reduction
+from whence.core.errors import ModelError, NonFiniteScore, UnsupportedError
+from whence.models.model import Model
+from whence.probe.baseline import Baseline, replaceable
+from whence.probe.batch import Batch
+from whence.probe.differentiate import differentiate
+from whence.probe.layers import Layers, embedding_leaves, leaf
+from whence.probe.measure import measure
+from whence.probe.observe import observe
+from whence.probe.plan import Plan, choose_mode, free_bytes, make_plan, shape_of
+from whence.probe.respond import respond
+from whence.step_functions import StepFunction
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+# A comparison of both modes costs about two forward passes: unnoticed beside this many columns.
+_ADJOINT_COLUMNS = 16
+_NOOP = 1e-5
+_LEAK = 1e-6
+_ADJOINT = 1e-3
+
+
+@dataclass(frozen=True)
+class ModelProbe:
+    """A model with one batch of sequences and the number to be explained.
+
+    Attributes:
+        model: The model.
+        batch: The sequences.
+        target: The step function that is explained.
+        layers: The sites that derivatives are taken at.
+        groups: For each sequence, its features as lists of token indices.
+        fixed: For each sequence and token, whether it keeps its true value.
+        here: Target of every column on the clean input, from `measure`.
+        baseline: The reference of the input, or None (zero, at the site itself).
+        mode: ``"auto"``, ``"reverse"`` or ``"forward"``.
+        thorough: Run also the checks that cost passes of their own.
+        advance: Called with units of work as they are done.
+    """
+
+    model: Model
+    batch: Batch
+    target: StepFunction
+    layers: Layers
+    groups: tuple[list[list[int]], ...]
+    fixed: tuple[list[bool], ...]
+    here: Float[Tensor, "example column"]
+    baseline: Baseline | None = None
+    mode: str = "auto"
+    thorough: bool = False
+    advance: Callable[[int], None] | None = field(default=None, repr=False)
+
+    def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
+        """Named internal values of the clean run of every sequence.
+
+        Args:
+            sites: Names of sites.
+
+        Returns:
+            For each name, its value for the padded batch, in the site's own axes, on the CPU.
+
+        Raises:
+            UnknownNameError: No site of that name.
+        """
+        leaves = [leaf(self.model.architecture.site(name), 0) for name in sites]
+        leaves.sort(key=lambda one: one["order"])
+        return self.model.run(observe, run=run_data(self.model, self.batch), leaves=leaves, count=len(self.batch.sequences))
+
+    def respond(
+        self, examples: Int[Tensor, " row"], masks: Bool[Tensor, "row feature"], rows: int = 16
+    ) -> Float[Tensor, "row column"]:
+        """Target values with features of the input at their reference.
+
+        Args:
+            examples: The sequence that each row is a variant of.
+            masks: True where a row's feature is replaced by the baseline.
+            rows: Rows per forward pass.
+
+        Returns:
+            One value per row and column.
+        """
+        import torch
+
+        of = self.feature_of()[examples]
+        padded = torch.cat([masks, torch.zeros(len(masks), 1, dtype=torch.bool)], dim=1)
+        tokens = padded.gather(1, torch.where(of < 0, masks.shape[1], of))
+        steps = self.model.run(
+            respond,
+            run=run_data(self.model, self.batch),
+            score=score_data(self.target),
+            embeds=embedding_leaves(self.model.architecture),
+            reference=self._reference(),
+            examples=examples,
+            masks=list(tokens.split(list(self.batch.widths), dim=1)),
+            chunk=rows,
+        )
+        weights = self.batch.columns[examples]
+        return check_finite(self.model, torch.einsum("rct,rt->rc", weights, steps.to(weights)), "target values")
+
+    def differentiate(
+        self,
+        *,
+        reduce: Reduction,
+        points: Sequence[float] = (1.0,),
+        weights: Sequence[float] = (1.0,),
+        reference: bool = False,
+    ) -> Derivatives:
+        """Derivatives of every column with respect to the sites of `layers`.
+
+        Args:
+            reduce: ``"dot"`` contracts with the displacement from the reference and sums over the tokens
+                of a feature; ``"units"`` multiplies without summing; ``"gradient"`` is the gradient
+                itself; ``"l1"``, ``"l2"``, ``"linf"`` are its norms over units.
+            points: Where on the line from reference (0) to clean value (1).
+            weights: Weight of each point in the sum.
+            reference: Whether there is a reference; without one it is zero at the site.
+
+        Returns:
+            Values [example, column, feature (, layer)] for ``"dot"``, [example, column, token (, layer)
+            (, unit)] otherwise.
+
+        Raises:
+            NonFiniteScore: Something came out as NaN or infinite; the message says where.
+            UnsupportedError: Forward mode was asked for, and some operation has no tangent.
+        """
+        plan, pairs = self.plan(reduce=reduce, points=len(points), reference=reference)
+        question = {"points": list(points), "weights": list(weights), "reduce": reduce, "advance": self.advance}
+        mode, note = plan.mode, ""
+        try:
+            found = self._differentiate(question, plan, pairs, reference)
+        except (NotImplementedError, RuntimeError) as error:
+            if mode != "forward" or not _no_tangent(error):
+                raise
+            if self.mode == "forward":
+                raise UnsupportedError(
+                    f"forward mode is not possible here: {str(error).splitlines()[0]} Use mode='reverse'."
+                ) from error
+            mode, note = "reverse", "forward mode has no tangent for an operation of this model"
+            plan, pairs = self.plan(reduce=reduce, points=len(points), reference=reference, mode="reverse")
+            found = self._differentiate(question, plan, pairs, reference)
+        values = check_finite(self.model, found["values"].movedim(0, 3), "derivatives")
+        if not self.layers.labels:
+            values = values.squeeze(3)
+        there = None if found["there"] is None else check_finite(self.model, found["there"].movedim(0, 2), "reference run")
+        if there is not None and not self.layers.labels:
+            there = there.squeeze(2)
+        record = {"mode": mode, **found["counts"], "rows_per_pass": plan.rows, "products_per_pass": plan.products}
+        if note:
+            record["mode_note"] = note
+        return Derivatives(
+            values, self.layers.labels, self.here, there, record, self._gaps(found, mode)
+        )
+
+    def feature_of(self) -> Int[Tensor, "example token"]:
+        """The feature of each place of the padded token axis, or -1."""
+        import torch
+
+        of = torch.full((len(self.groups), self.batch.width), -1)
+        for row, groups in enumerate(self.groups):
+            for feature, members in enumerate(groups):
+                of[row, self.batch.slots[row][members]] = feature
+        return of
+
+    @property
+    def feature_count(self) -> int:
+        """Features of the sequence that has most."""
+        return max(len(groups) for groups in self.groups)
+
+    def plan(
+        self, *, reduce: Reduction, points: int, reference: bool, mode: str | None = None
+    ) -> tuple[Plan, Int[Tensor, "row two"]]:
+        """Chunk sizes of a question, and the rows that forward mode would run.
+
+        Args:
+            reduce: As in `differentiate`.
+            points: Number of points.
+            reference: Whether there is a reference.
+            mode: Overrides the probe's mode.
+
+        Returns:
+            The plan, and pairs of example and feature that can have a displacement.
+        """
+        import torch
+
+        free = self._free() if reference else None
+        of = self.feature_of()
+        pairs = []
+        most = 0
+        for row, groups in enumerate(self.groups):
+            moved = [
+                k for k in range(len(groups)) if free is None or bool(free[row][of[row] == k].any())
+            ]
+            pairs += [(row, k) for k in moved]
+            most = max(most, len(moved))
+        model = self.model
+        columns = self.batch.columns.shape[1]
+        chosen = choose_mode(mode or self.mode, features=most, columns=columns, contracts=reduce == "dot")
+        shape = shape_of(
+            model.config,
+            sum(model.architecture.n_layers.values()),
+            self.batch.width,
+            self.batch.keep(),
+            model.dtype.itemsize,
+        )
+        plan = make_plan(
+            shape,
+            mode=chosen,
+            examples=len(self.groups),
+            points=points,
+            features=len(pairs),
+            columns=columns,
+            free=free_bytes(model.device),
+            cpu=model.device.type == "cpu",
+        )
+        return plan, torch.tensor(pairs, dtype=torch.long).view(-1, 2)
+
+    def _differentiate(
+        self, question: dict[str, Any], plan: Plan, pairs: Int[Tensor, "row two"], reference: bool
+    ) -> dict[str, Any]:
+        columns = self.batch.columns.shape[1]
+        adjoint = self.thorough or plan.mode == "forward" or columns >= _ADJOINT_COLUMNS
+        if question["reduce"] != "dot" and plan.mode == "forward":
+            raise UnsupportedError(
+                "forward mode gives derivatives along directions, and this method needs the whole gradient. "
+                "Use mode='reverse' or 'auto'."
+            )
+        return self.model.run(
+            differentiate,
+            run=run_data(self.model, self.batch),
+            score=score_data(self.target),
+            embeds=embedding_leaves(self.model.architecture),
+            groups=self.layers.groups,
+            reference=self._reference() if reference else None,
+            features={
+                "of": self.feature_of(),
+                "count": self.feature_count,
+                "offsets": self.batch.offsets,
+                "width": self.batch.width,
+                "last": self.batch.last_seen(),
+                "start": self.batch.offsets[-1],
+                "rows": pairs,
+            },
+            question={
+                **question, "mode": plan.mode, "rows": plan.rows, "products": plan.products, "adjoint": adjoint
+            },
+        )
+
+    def _reference(self) -> dict[str, Any]:
+        if self.baseline is None:
+            raise ModelError("a reference was asked for, but none was resolved.")
+        masks = replaceable(self.batch, self.baseline, list(self.fixed))
+        return {"values": list(self.baseline.values), "replace": masks}
+
+    def _free(self) -> list[Bool[Tensor, " token"]]:
+        import torch
+
+        if self.layers.deep:
+            # Below the first layer every position holds something of every token before it.
+            return list(self.feature_of() >= 0)
+        assert self.baseline is not None
+        return list(torch.cat(replaceable(self.batch, self.baseline, list(self.fixed)), dim=1))
+
+    def _gaps(self, found: dict[str, Any], mode: str) -> tuple[Gap, ...]:
+        import torch
+
+        here = self.here
+        layered = found["values"].flatten(3).abs().sum(-1)
+        scale = torch.maximum(layered.amax(0).to(here), here.abs()).clamp_min(1e-12)
+        gaps = []
+        if found["noop"] is not None:
+            gap = (found["noop"] - here).abs().amax(0)
+            gaps.append(Gap("no-op", gap, scale, _NOOP * self._slack(), "the clean value written back at the site"))
+        if mode == "reverse":
+            gaps.append(Gap("leak", found["leak"].amax(0).to(here), scale, _LEAK, "scores where a step cannot look"))
+        if found["adjoint"] is not None:
+            gap, size = found["adjoint"]
+            size = torch.maximum(size.to(here), scale * 1e-6)
+            gaps.append(
+                Gap("adjoint", gap.to(here), size, _ADJOINT * self._slack(), "forward mode against reverse mode")
+            )
+        return tuple(gaps)
+
+    def _slack(self) -> float:
+        """Half precision keeps about three digits, so its checks are as much looser."""
+        return 1.0 if self.model.dtype.itemsize >= 4 else 1e3
+
+
+def measure_batch(
+    model: Model, batch: Batch, functions: Sequence[StepFunction]
+) -> list[Float[Tensor, "example step"]]:
+    """Step functions of the clean input, all from one pass.
+
+    Args:
+        model: The model.
+        batch: The sequences.
+        functions: The step functions.
+
+    Returns:
+        One tensor per step function.
+
+    Raises:
+        NonFiniteScore: A value is NaN or infinite.
+        ModelError: ... and the reason is that the model's weights are.
+    """
+    scores = [score_data(function) for function in functions]
+    found = model.run(measure, run=run_data(model, batch), scores=scores, count=len(batch.sequences))
+    return [check_finite(model, values, one.name) for one, values in zip(functions, found, strict=True)]
+
+
+def run_data(model: Model, batch: Batch) -> dict[str, Any]:
+    """A batch as plain data for programs (see `whence.probe.forward`)."""
+    return {
+        "inputs": dict(batch.inputs),
+        "length": batch.widths[-1],
+        "keep": batch.keep() if "logits_to_keep" in model.accepts else None,
+        "unembed": model.architecture.paths["unembed"],
+        "query": batch.query,
+        "target_ids": batch.target_ids,
+        "columns": batch.columns,
+    }
+
+
+def score_data(function: StepFunction) -> dict[str, Any]:
+    """A step function as plain data for programs."""
+    return {"fn": function.fn, "options": dict(function.options)}
+
+
+def check_finite(model: Model, values: Tensor, what: str) -> Tensor:
+    """The values, if they are all numbers.
+
+    Args:
+        model: The model they come from.
+        values: The values.
+        what: What they are, for the message.
+
+    Returns:
+        ``values``.
+
+    Raises:
+        NonFiniteScore: A value is NaN or infinite.
+        ModelError: ... and the reason is that the model's weights are; they are named.
+    """
+    import torch
+
+    if bool(torch.isfinite(values).all()):
+        return values
+    broken = non_finite_parameters(model)
+    if broken:
+        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        raise ModelError(
+            f"the model's weights are not finite: {', '.join(broken[:5])}{more}. Load a checkpoint whose "
+            "weights are numbers."
+        )
+    raise NonFiniteScore(
+        f"{what}: NaN or infinity came out of {model.name} in {model.dtype}. Load the model in float32 "
+        "(dtype='float32'), or explain another target: the probability of a token that the model masks "
+        "has no logarithm."
+    )
+
+
+def non_finite_parameters(model: Model) -> list[str]:
+    """Names of parameters that hold NaN or infinity."""
+    import torch
+
+    return [
+        name
+        for name, value in model.nn._module.named_parameters()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+
+
+def _no_tangent(error: Exception) -> bool:
+    text = str(error)
+    return any(sign in text for sign in ("forward AD", "forward mode AD", "Jacobian-vector product", "jvp"))

@@ -1,0 +1,1 @@
+"""What a person sees of an attribution: terminal, HTML file, notebook."""
