@@ -50,7 +50,7 @@ _HOME = {
     "load_attribution": "scores",
 }
 
-__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0604 - names from the table above
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

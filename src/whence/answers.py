@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from whence.probe.probe import ModelProbe
     from whence.text.encoded import Encoded
 
-_MERGES = {"sum": lambda part: part.sum(1), "l1": lambda part: part.sum(1),
-           "l2": lambda part: np.sqrt((part**2).sum(1)), "linf": lambda part: part.max(1)}
+_MERGES = {
+    "sum": lambda part: part.sum(1),
+    "l1": lambda part: part.sum(1),
+    "l2": lambda part: np.sqrt((part**2).sum(1)),
+    "linf": lambda part: part.max(1),
+}
 _EXACT = {8: 1e-9, 4: 1e-4, 2: 5e-2}
 _QUADRATURE = {8: 2e-2, 4: 2e-2, 2: 5e-2}
 
@@ -53,10 +57,7 @@ def assemble(
         NonFiniteScore: A score that is defined is NaN or infinite.
         CheckFailed: A check failed and the question is strict.
     """
-    results = []
-    for row in range(len(prompts)):
-        results.append(_one(question, probe, answer, row, values, info))
-    return results
+    return [_one(question, probe, answer, row, values, info) for row in range(len(prompts))]
 
 
 def _one(
@@ -98,12 +99,10 @@ def _one(
     if failed and question.strict:
         raise CheckFailed(
             "; ".join(
-                f"{check.name}: {check.value:.3g} is more than {check.tolerance:.3g} ({check.note})"
-                for check in failed
+                f"{check.name}: {check.value:.3g} is more than {check.tolerance:.3g} ({check.note})" for check in failed
             )
             + ". Try more points (n_steps), another baseline, or float64."
         )
-    functions = [question.target, *question.step_scores]
     reported = _step_scores(question, probe, row, values)
     return Attribution(
         scores=Scores(scores.astype(np.float32), tuple(axes)),
@@ -119,7 +118,7 @@ def _one(
             "additive": question.method.additive,
             "signed": question.method.signed,
             "engine": dict(answer.record),
-            "hints": _hints(functions[0].name, values[0][row][: len(sequence.targets)].tolist()),
+            "hints": _hints(question.target.name, values[0][row][: len(sequence.targets)].tolist()),
         },
     )
 
@@ -185,7 +184,8 @@ def _hints(target: str, values: Sequence[float]) -> list[str]:
     flat = sum(value > 0.999 or value < 1e-6 for value in values)
     if not flat:
         return []
-    return [
+    hint = (
         f"{flat} of {len(values)} steps have a probability so close to 0 or 1 that its gradient is almost flat; "
         "target='logprob' or 'logit' tells more there."
-    ]
+    )
+    return [hint]

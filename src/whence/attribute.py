@@ -258,9 +258,7 @@ def _continue(model: Model, continuation: Any, prompt: Encoded) -> Encoded | Non
     )
 
 
-def _one_batch(
-    question: Question, prompts: list[Encoded], given: list[Any], bar: Progress
-) -> list[Attribution]:
+def _one_batch(question: Question, prompts: list[Encoded], given: list[Any], bar: Progress) -> list[Attribution]:
     model = question.model
     texts = [_continue(model, one, prompt) for one, prompt in zip(given, prompts, strict=True)]
     if steps_need_text(question.steps):
@@ -363,9 +361,7 @@ def fixed_tokens(question: Question, sequence: Forced, prompt: Encoded) -> list[
             (keep != "none" and token.special) or (keep == "template" and token.segment == "template")
             for token in sequence.tokens
         ]
-    return [
-        kept or token.side not in question.sides for kept, token in zip(flags, sequence.tokens, strict=True)
-    ]
+    return [kept or token.side not in question.sides for kept, token in zip(flags, sequence.tokens, strict=True)]
 
 
 def _info(question: Question, probe: ModelProbe) -> dict[str, Any]:

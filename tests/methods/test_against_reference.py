@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from slow_reference import attribution
-from tiny_models import FAMILIES, VARIANTS, tiny_model
 
 import whence
+from slow_reference import attribution
+from tiny_models import FAMILIES, VARIANTS, tiny_model
 
 ALL = (*FAMILIES, *VARIANTS)
 PROMPT, CONTINUATION = [7, 21, 9, 33, 12], [17, 8, 40]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, tiny_model
 
 import whence
+from tiny_models import FAMILIES, tiny_model
 from whence.methods.gradient.quadrature import RULES, quadrature
 
 PROMPT, CONTINUATION = [7, 21, 9, 33, 12], [17, 8, 40]

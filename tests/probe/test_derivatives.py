@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import DECODER_ONLY, ENCODER_DECODER, FAMILIES, VARIANTS, tiny_model
 
 import whence
+from tiny_models import DECODER_ONLY, ENCODER_DECODER, FAMILIES, VARIANTS, tiny_model
 from whence.probe.batch import collate, force
 from whence.probe.probe import measure_batch
 from whence.step_functions import STEP_FUNCTIONS
@@ -179,9 +179,7 @@ def test_routing_alone_keeps_mixtures_from_completeness(family):
 def test_padding_stands_where_the_positions_need_it(family):
     model = whence.load(tiny_model(family))
     start = 1 if model.encoder_decoder else None
-    texts = [
-        force(encode_ids(None, prompt), encode_ids(None, [4, 5]), start, None) for prompt in ([9, 8, 7], [6])
-    ]
+    texts = [force(encode_ids(None, prompt), encode_ids(None, [4, 5]), start, None) for prompt in ([9, 8, 7], [6])]
     batch = collate(texts, pad=0, accepts=model.accepts, dtype=torch.float32)
     mask = batch.inputs["attention_mask"]
     left = family in DECODER_ONLY

@@ -43,15 +43,9 @@ def attribute(
         list[str] | None, typer.Option(help="Text to explain instead of generating; one for each prompt.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to generate at most.")] = None,
-    steps: Annotated[
-        str | None, typer.Option(help="Steps to explain: a number, a range a:b, 'prompt', 'all'.")
-    ] = None,
-    segments: Annotated[
-        str, typer.Option(help="What a feature is: token, word, sentence, line, paragraph.")
-    ] = "token",
-    layer: Annotated[
-        str | None, typer.Option(help="Block number, site name (blocks.3.resid_post), or 'all'.")
-    ] = None,
+    steps: Annotated[str | None, typer.Option(help="Steps to explain: a number, a range a:b, 'prompt', 'all'.")] = None,
+    segments: Annotated[str, typer.Option(help="What a feature is: token, word, sentence, line, paragraph.")] = "token",
+    layer: Annotated[str | None, typer.Option(help="Block number, site name (blocks.3.resid_post), or 'all'.")] = None,
     baseline: Annotated[
         str, typer.Option(help="What features are compared with: auto, mask, unk, pad, mean, zero, a token.")
     ] = "auto",

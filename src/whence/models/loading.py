@@ -99,6 +99,7 @@ def wrap(hf: Any, tokenizer: Any, name: str, family: Any = None) -> Model:
         )
     arch = architecture(hf, family=family)
     rename, envoys = nnsight_names(arch)
+    names: dict[Any, Any] = dict(rename)
     info = {
         "revision": getattr(hf.config, "_commit_hash", None),
         "class": type(hf).__name__,
@@ -106,12 +107,10 @@ def wrap(hf: Any, tokenizer: Any, name: str, family: Any = None) -> Model:
         "dtype": str(hf.dtype).removeprefix("torch."),
         "quantisation": None,
     }
-    return Model(nnsight.NNsight(hf, rename=rename, envoys=envoys), tokenizer, arch, name, info=info)
+    return Model(nnsight.NNsight(hf, rename=names, envoys=envoys), tokenizer, arch, name, info=info)
 
 
-def _from_pretrained(
-    name: str, dtype: Any, device: Any, device_map: Any, options: dict[str, Any]
-) -> tuple[Any, Any]:
+def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -129,7 +128,7 @@ def _from_pretrained(
     try:
         config = AutoConfig.from_pretrained(where, **_hub_options(options))
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        hf = auto.from_pretrained(where, **kwargs)
+        hf: Any = auto.from_pretrained(where, **kwargs)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{name} could not be loaded: {error}\nGive a Hugging Face hub id (with access to the hub), a "

@@ -69,9 +69,7 @@ def resolve_baseline(model: Model, baseline: Any, batch: Batch) -> Baseline:
     else:
         token_id = _token_id(model, baseline, candidates)
         rows = model.embedding_rows([token_id])
-        picked = [
-            (rows[stack]["rows"][0], {"kind": "token", "id": token_id, "why": "asked for"}) for stack in stacks
-        ]
+        picked = [(rows[stack]["rows"][0], {"kind": "token", "id": token_id, "why": "asked for"}) for stack in stacks]
     records = []
     for stack, (vector, record) in zip(stacks, picked, strict=True):
         text = "" if record.get("id") is None else _name(model, record["id"])
@@ -97,9 +95,7 @@ def _candidates(model: Model) -> dict[str, int]:
     return found
 
 
-def _pick(
-    baseline: str, candidates: Mapping[str, int], rows: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
+def _pick(baseline: str, candidates: Mapping[str, int], rows: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     median = rows["median_norm"]
     if baseline == "zero":
         return rows["mean"] * 0, {"kind": "zero", "id": None, "why": "asked for"}

@@ -251,14 +251,12 @@ def collate(sequences: Sequence[Forced], *, pad: int, accepts: frozenset[str], d
     steps = max(len(one.query) for one in sequences)
     wide = max(len(one.columns) for one in sequences)
     # Padding repeats the first step, whose values are finite, at weight zero.
-    query = torch.tensor(
-        [[*one.query, *[one.query[0]] * (steps - len(one.query))] for one in sequences]
-    ) + torch.tensor(shifts)[:, None]
+    query = (
+        torch.tensor([[*one.query, *[one.query[0]] * (steps - len(one.query))] for one in sequences])
+        + torch.tensor(shifts)[:, None]
+    )
     target_ids = torch.tensor(
-        [
-            [*(t.id for t in one.targets), *[one.targets[0].id] * (steps - len(one.targets))]
-            for one in sequences
-        ]
+        [[*(t.id for t in one.targets), *[one.targets[0].id] * (steps - len(one.targets))] for one in sequences]
     )
     columns = torch.zeros(count, wide, steps, dtype=dtype)
     valid = torch.zeros(count, wide, dtype=torch.bool)
@@ -274,6 +272,4 @@ def collate(sequences: Sequence[Forced], *, pad: int, accepts: frozenset[str], d
     elif "position_ids" in accepts:
         inputs["position_ids"] = (masks[0].cumsum(-1) - 1).clamp_min(0)
     inputs = {name: value for name, value in inputs.items() if name in accepts}
-    return Batch(
-        tuple(sequences), inputs, widths, tuple(slots), query, target_ids, columns, valid
-    )
+    return Batch(tuple(sequences), inputs, widths, tuple(slots), query, target_ids, columns, valid)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.forward import forward_rows, keep_value, target_values
+from whence.probe.rows import forward_rows, keep_value, target_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,7 +24,7 @@ def measure(
 
     Args:
         model: The nnsight model.
-        run: The batch (see `whence.probe.forward`).
+        run: The batch (see `whence.probe.rows`).
         scores: The step functions.
         count: How many examples the batch has.
 

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.forward import forward_rows, keep_value
+from whence.probe.rows import forward_rows, keep_value
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def observe(
-    model: Any, run: dict[str, Any], leaves: list[dict[str, Any]], count: int
-) -> dict[str, Tensor]:
+def observe(model: Any, run: dict[str, Any], leaves: list[dict[str, Any]], count: int) -> dict[str, Tensor]:
     """Read sites in one pass.
 
     Args:
         model: The nnsight model.
-        run: The batch (see `whence.probe.forward`).
+        run: The batch (see `whence.probe.rows`).
         leaves: The sites, in the order of the forward pass.
         count: How many examples the batch has.
 

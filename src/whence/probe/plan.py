@@ -81,8 +81,11 @@ def shape_of(config: Any, layers: int, positions: int, kept: int, item: int) -> 
     text = config.get_text_config(decoder=True)
     hidden = int(text.hidden_size)
     inner = next(
-        (int(v) for k in ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
-         if (v := getattr(text, k, None))),
+        (
+            int(v)
+            for k in ("intermediate_size", "ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
+            if (v := getattr(text, k, None))
+        ),
         4 * hidden,
     )
     return Shape(

@@ -74,7 +74,9 @@ class ModelProbe:
         """
         leaves = [leaf(self.model.architecture.site(name), 0) for name in sites]
         leaves.sort(key=lambda one: one["order"])
-        return self.model.run(observe, run=run_data(self.model, self.batch), leaves=leaves, count=len(self.batch.sequences))
+        return self.model.run(
+            observe, run=run_data(self.model, self.batch), leaves=leaves, count=len(self.batch.sequences)
+        )
 
     def respond(
         self, examples: Int[Tensor, " row"], masks: Bool[Tensor, "row feature"], rows: int = 16
@@ -151,15 +153,15 @@ class ModelProbe:
         values = check_finite(self.model, found["values"].movedim(0, 3), "derivatives")
         if not self.layers.labels:
             values = values.squeeze(3)
-        there = None if found["there"] is None else check_finite(self.model, found["there"].movedim(0, 2), "reference run")
+        there = (
+            None if found["there"] is None else check_finite(self.model, found["there"].movedim(0, 2), "reference run")
+        )
         if there is not None and not self.layers.labels:
             there = there.squeeze(2)
         record = {"mode": mode, **found["counts"], "rows_per_pass": plan.rows, "products_per_pass": plan.products}
         if note:
             record["mode_note"] = note
-        return Derivatives(
-            values, self.layers.labels, self.here, there, record, self._gaps(found, mode)
-        )
+        return Derivatives(values, self.layers.labels, self.here, there, record, self._gaps(found, mode))
 
     def feature_of(self) -> Int[Tensor, "example token"]:
         """The feature of each place of the padded token axis, or -1."""
@@ -197,9 +199,7 @@ class ModelProbe:
         pairs = []
         most = 0
         for row, groups in enumerate(self.groups):
-            moved = [
-                k for k in range(len(groups)) if free is None or bool(free[row][of[row] == k].any())
-            ]
+            moved = [k for k in range(len(groups)) if free is None or bool(free[row][of[row] == k].any())]
             pairs += [(row, k) for k in moved]
             most = max(most, len(moved))
         model = self.model
@@ -250,9 +250,7 @@ class ModelProbe:
                 "start": self.batch.offsets[-1],
                 "rows": pairs,
             },
-            question={
-                **question, "mode": plan.mode, "rows": plan.rows, "products": plan.products, "adjoint": adjoint
-            },
+            question={**question, "mode": plan.mode, "rows": plan.rows, "products": plan.products, "adjoint": adjoint},
         )
 
     def _reference(self) -> dict[str, Any]:
@@ -295,9 +293,7 @@ class ModelProbe:
         return 1.0 if self.model.dtype.itemsize >= 4 else 1e3
 
 
-def measure_batch(
-    model: Model, batch: Batch, functions: Sequence[StepFunction]
-) -> list[Float[Tensor, "example step"]]:
+def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction]) -> list[Float[Tensor, "example step"]]:
     """Step functions of the clean input, all from one pass.
 
     Args:
@@ -318,7 +314,7 @@ def measure_batch(
 
 
 def run_data(model: Model, batch: Batch) -> dict[str, Any]:
-    """A batch as plain data for programs (see `whence.probe.forward`)."""
+    """A batch as plain data for programs (see `whence.probe.rows`)."""
     return {
         "inputs": dict(batch.inputs),
         "length": batch.widths[-1],

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.forward import forward_rows, reference_rows, target_values
+from whence.probe.rows import forward_rows, reference_rows, target_values
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
@@ -30,7 +32,7 @@ def respond(
 
     Args:
         model: The nnsight model.
-        run: The batch (see `whence.probe.forward`).
+        run: The batch (see `whence.probe.rows`).
         score: The step function.
         embeds: The embedding leaves, one per stream.
         reference: The reference input.
@@ -44,15 +46,23 @@ def respond(
     found = []
     for part in torch.arange(len(examples)).split(chunk):
         who = examples[part]
-
-        def edit(leaf: dict[str, Any], value: Tensor, part: Tensor = part, who: Tensor = who) -> Tensor:
-            chosen = masks[leaf["stream"]][part].to(value.device)
-            return torch.where(chosen[..., None], reference_rows(reference, leaf["stream"], who, value), value)
-
+        edit = mask_edit(reference, who, [mask[part] for mask in masks])
         with torch.no_grad():
             out = forward_rows(model, run, who, embeds, edit)
             found.append(target_values(run, score, who, out["logits"]).cpu())
     return torch.cat(found)
+
+
+def mask_edit(
+    reference: dict[str, Any], examples: Int[Tensor, " row"], masks: list[Bool[Tensor, "row position"]]
+) -> Callable[[dict[str, Any], Tensor], Tensor]:
+    """An edit that puts the masked positions of the input at their reference."""
+
+    def edit(leaf: dict[str, Any], value: Tensor) -> Tensor:
+        chosen = masks[leaf["stream"]].to(value.device)
+        return torch.where(chosen[..., None], reference_rows(reference, leaf["stream"], examples, value), value)
+
+    return edit
 
 
 def capture(
@@ -67,7 +77,7 @@ def capture(
 
     Args:
         model: The nnsight model.
-        run: The batch (see `whence.probe.forward`).
+        run: The batch (see `whence.probe.rows`).
         embeds: The embedding leaves, one per stream.
         leaves: The sites to read, none of them an embedding.
         reference: The reference input, or None for the clean run.

@@ -34,6 +34,7 @@ class InputXGradient(AbstractMethod):
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = "zero"
 
     def __call__(self, probe: Probe) -> Answer:
+        """Ask for the derivatives, and state what they must add up to."""
         compared = probe.baseline is not None
         found = probe.differentiate(reduce="units" if self.units else "dot", reference=compared)
         gaps = found.gaps

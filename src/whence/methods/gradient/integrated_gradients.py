@@ -56,6 +56,7 @@ class IntegratedGradients(AbstractMethod):
             raise InputError("integrated_gradients: units=True is implied by multiply_by_inputs=False.")
 
     def __call__(self, probe: Probe) -> Answer:
+        """Ask for the derivatives, and state what they must add up to."""
         if probe.baseline is None:
             raise UnsupportedError("integrated_gradients needs a baseline to come from.")
         if self.n_steps != "auto":
@@ -88,9 +89,7 @@ class IntegratedGradients(AbstractMethod):
             record={**found.record, "n_steps": n_steps},
         )
 
-    def _completeness(
-        self, found: Derivatives
-    ) -> tuple[Float[Tensor, "batch column"], Float[Tensor, "batch column"]]:
+    def _completeness(self, found: Derivatives) -> tuple[Float[Tensor, "batch column"], Float[Tensor, "batch column"]]:
         """Worst gap over layers, and what it is compared with."""
         assert found.there is not None
         shares = found.values.sum(-1) if self.units else found.values

@@ -46,6 +46,7 @@ class Saliency(AbstractMethod):
             raise InputError("saliency: abs=True belongs to units=True; a norm is never negative.")
 
     def __call__(self, probe: Probe) -> Answer:
+        """Ask for the gradients, reduced where the model is."""
         reduce = "gradient" if self.units else self.norm
         found = probe.differentiate(reduce=cast("Reduction", reduce))
         scores = found.values.abs() if self.abs else found.values

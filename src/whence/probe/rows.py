@@ -91,9 +91,7 @@ def column_values(
     return torch.einsum("rct,rt->rc", weights, steps)
 
 
-def reference_rows(
-    reference: dict[str, Any], stream: int, examples: Int[Tensor, " row"], value: Tensor
-) -> Tensor:
+def reference_rows(reference: dict[str, Any], stream: int, examples: Int[Tensor, " row"], value: Tensor) -> Tensor:
     """The reference input of each row: the clean value where it is kept, the baseline elsewhere.
 
     Args:

@@ -1,0 +1,113 @@
+"""Forward mode: one row per feature, whose tangent is that feature's displacement; it answers for all columns.
+
+These functions travel to remote places by their source (see `whence.models.programs` for the rules).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from whence.probe.path import advance, at_point, span_ends
+from whence.probe.rows import column_values, forward_rows, target_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+
+def forward_products(
+    model: Any,
+    run: dict[str, Any],
+    score: dict[str, Any],
+    state: dict[str, Any],
+    group: list[dict[str, Any]],
+    question: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Jacobian-vector products along every feature's displacement at all points.
+
+    Args:
+        model: The nnsight model.
+        run: The batch (see `whence.probe.rows`).
+        score: The step function.
+        state: Shared state (see `whence.probe.path`).
+        group: The leaves of the layer.
+        question: See `whence.probe.differentiate`.
+
+    Returns:
+        One result, of the same form as reverse mode's; its ``dots`` are the sum over features at the last
+        point, and it can see no leak, since no feature's displacement reaches an earlier step.
+    """
+    features = state["features"]
+    count, columns = run["columns"].shape[:2]
+    pairs, points = features["rows"], torch.tensor(question["points"], dtype=torch.float64)
+    total = torch.zeros(count, columns, features["count"], dtype=torch.float64)
+    final = torch.zeros(count, columns, dtype=torch.float64)
+    at_clean = torch.zeros(count, columns, dtype=torch.float64) if 1.0 in question["points"] else None
+    number = torch.arange(len(points)).repeat_interleave(len(pairs))
+    pairs = pairs.repeat(len(points), 1)
+    weights = torch.tensor(question["weights"], dtype=torch.float64)
+    for part in torch.arange(len(pairs)).split(question["rows"]):
+        who, feature = pairs[part].unbind(1)
+        chosen = features["of"][who] == feature[:, None]
+        value, tangent = tangents(model, run, score, state, group, who, points[number[part]], chosen)
+        state["counts"]["rows"] += len(part)
+        state["counts"]["jvps"] += len(part)
+        advance(question, 2 * len(part))
+        tangent = tangent.double().cpu()
+        total.transpose(1, 2).index_put_((who, feature), tangent * weights[number[part]][:, None], accumulate=True)
+        last = number[part] == len(points) - 1
+        final.index_add_(0, who[last], tangent[last])
+        if at_clean is not None:
+            at_one = (points[number[part]] == 1).nonzero()[:, 0]
+            at_clean.index_copy_(0, who[at_one], value.double().cpu()[at_one])
+    leak = torch.zeros(count, columns)
+    wide = torch.promote_types(torch.get_default_dtype(), run["columns"].dtype)
+    return [{"values": total.to(wide), "leak": leak, "dots": final, "at_clean": at_clean}]
+
+
+def tangents(
+    model: Any,
+    run: dict[str, Any],
+    score: dict[str, Any],
+    state: dict[str, Any],
+    group: list[dict[str, Any]],
+    examples: Int[Tensor, " row"],
+    alphas: Float[Tensor, " row"],
+    chosen: Bool[Tensor, "row token"],
+) -> tuple[Float[Tensor, "row column"], Float[Tensor, "row column"]]:
+    """Value and derivative of every column along the displacement of the chosen tokens of each row."""
+    edit = tangent_edit(state, examples, alphas, chosen)
+    # Fused attention kernels have no tangent; the plain one has, and gives the same numbers.
+    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+        out = forward_rows(model, run, examples, group, edit)
+        steps = target_values(run, score, examples, out["logits"])
+        value, tangent = forward_ad.unpack_dual(steps)
+        if tangent is None:
+            tangent = torch.zeros_like(value)
+        return column_values(run, examples, value), column_values(run, examples, tangent)
+
+
+def tangent_edit(
+    state: dict[str, Any],
+    examples: Int[Tensor, " row"],
+    alphas: Float[Tensor, " row"],
+    chosen: Bool[Tensor, "row token"],
+) -> Callable[[dict[str, Any], Tensor], Tensor]:
+    """An edit that puts sites at a point of their path, moving along the displacement of the chosen tokens."""
+    offsets = state["features"]["offsets"]
+
+    def edit(leaf: dict[str, Any], value: Tensor) -> Tensor:
+        clean, low = span_ends(state, leaf, examples, value)
+        offset = offsets[leaf["stream"]]
+        moves = chosen[:, offset : offset + clean.shape[1]].to(clean.device)
+        moves = moves.view(*moves.shape, *(1,) * (clean.dim() - 2))
+        direction = torch.where(moves, clean - low, torch.zeros_like(clean))
+        return forward_ad.make_dual(at_point(clean, low, alphas), direction)
+
+    return edit

@@ -1,0 +1,160 @@
+"""The command line: every command on the bundled model, errors in one line, nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import whence
+from whence.cli import app
+from whence.cli.attribute import parse_steps
+from whence.cli.values import parse_method, parse_options
+
+STORY = "Once upon a time"
+
+
+def run(*arguments, text=None):
+    return CliRunner().invoke(app, list(arguments), input=text)
+
+
+def test_attribute_prints_a_table_of_the_bundled_model():
+    result = run("attribute", STORY, "--max-new-tokens", "4", "--step-score", "probability")
+    assert result.exit_code == 0, result.output
+    for part in ("Once", "upon", "probability", "input_x_gradient", "whence/stories", "no-op ok"):
+        assert part in result.output
+
+
+def test_json_and_saved_file_hold_the_same_result(tmp_path):
+    path = tmp_path / "out.json"
+    result = run("attribute", STORY, "--max-new-tokens", "3", "--json", "--save", str(path), "--method",
+                 "integrated_gradients:n_steps=4,rule=midpoint")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    saved = whence.load_attribution(path)
+    assert saved.info["method_options"]["n_steps"] == 4
+    assert printed == json.loads(json.dumps(saved.to_dict()))
+
+
+def test_quiet_prints_nothing_and_still_saves(tmp_path):
+    path = tmp_path / "out.json"
+    result = run("attribute", STORY, "--max-new-tokens", "2", "--quiet", "--save", str(path))
+    assert result.exit_code == 0
+    assert result.output == ""
+    shown = run("show", str(path), "--width", "60")
+    assert "Once" in shown.output
+    assert max(len(line) for line in shown.output.splitlines()) <= 60
+
+
+def test_options_reach_the_call():
+    result = run("attribute", STORY, "--continuation", " there was a girl", "--layer", "1", "--segments", "word",
+                 "--steps", "0:2", "--target", "logprob", "-o", "norm=l1", "--method", "saliency", "--dtype",
+                 "float64", "--device", "cpu", "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    info = made["info"]
+    assert info["layer"] == 1
+    assert info["segments"] == "word"
+    assert info["target"] == "logprob"
+    assert info["method_options"]["norm"] == "l1"
+    assert info["dtype"] == "float64"
+    assert len(made["steps"]) == 2
+
+
+def test_several_texts_and_standard_input():
+    result = run("attribute", STORY, STORY, "--max-new-tokens", "1", "--json")
+    assert len(json.loads(result.stdout)) == 2
+    piped = run("attribute", "-", "--max-new-tokens", "1", "--json", text=f"{STORY}\n\n{STORY} there\n")
+    assert len(json.loads(piped.stdout)) == 2
+
+
+def test_translation_model():
+    result = run("attribute", "The manager said that she was tired.", "--model", "whence/en-it")
+    assert result.exit_code == 0, result.output
+    assert "source" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attribute", STORY, "--method", "salience"], "Did you mean 'saliency'"),
+        (["attribute", STORY, "--model", "whence/storys"], "whence/stories"),
+        (["attribute", STORY, "--model", "./nowhere"], "no such folder"),
+        (["attribute", "  "], "prompt is empty"),
+        (["attribute", STORY, "-o", "norm"], "name=value"),
+        (["attribute", STORY, "--target", "logits"], "Did you mean 'logit'"),
+        (["attribute", STORY, "--dtype", "float31"], "unknown dtype"),
+        (["show", "nowhere.json"], "nowhere.json"),
+        (["methods", "salience"], "Did you mean 'saliency'"),
+    ],
+)
+def test_errors_are_one_line_with_the_way_out(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["attribute", STORY, "--steps", "first"],
+        ["attribute", STORY, "--continuation", " x", "--max-new-tokens", "3"],
+        ["attribute", STORY, "--method", "saliency:norm=l1", "-o", "norm=l2"],
+        ["attribute"],
+    ],
+)
+def test_wrong_use_is_status_2(arguments):
+    assert run(*arguments).exit_code == 2
+
+
+def test_methods_lists_the_registry_and_describes_one():
+    listed = run("methods").output
+    for name, method in whence.METHODS.items():
+        assert name in listed
+        assert method.title in listed
+    about = run("methods", "integrated_gradients").output
+    for part in ("n_steps=50", "Sundararajan", "Cost:"):
+        assert part in about
+
+
+def test_models_lists_bundled_models_and_families():
+    output = run("models").output
+    for part in ("whence/stories", "whence/en-it", "gpt2", "gemma3", "m2m_100"):
+        assert part in output
+
+
+def test_help_has_examples():
+    output = run("attribute", "--help").output
+    assert 'whence attribute "Once upon a time"' in output
+    assert "--method integrated_gradients" in output
+
+
+def test_version():
+    assert run("--version").output.strip() == f"whence {whence.__version__}"
+
+
+def test_help_loads_nothing_heavy_and_module_runs():
+    code = (
+        "import sys; from typer.testing import CliRunner; from whence.cli import app;"
+        "CliRunner().invoke(app, ['attribute', '--help']);"
+        "print([m for m in ('torch', 'transformers', 'nnsight', 'numpy') if m in sys.modules])"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == "[]"
+    listed = subprocess.run([sys.executable, "-m", "whence", "methods"], capture_output=True, text=True, check=True)
+    assert "saliency" in listed.stdout
+
+
+def test_parsing_of_options():
+    assert parse_options(["n_steps=4", "rule=left", "units=true"]) == {"n_steps": 4, "rule": "left", "units": True}
+    assert parse_method("saliency") == ("saliency", {})
+    assert parse_method("a:b=1,c=x") == ("a", {"b": 1, "c": "x"})
+    assert parse_steps("3") == 3
+    assert parse_steps("1:") == slice(1, None)
+    assert parse_steps("prompt") == "prompt"
+    with pytest.raises(whence.InputError, match="twice"):
+        parse_options(["a=1", "a=2"])
