@@ -144,11 +144,12 @@ def attribute(
         raise InputError(f"batch_size is a whole number of at least 1, not {batch_size!r}.")
     done: list[Attribution] = []
     parts = range(0, len(prompts), size)
-    with Progress(f"{question.method.name}", 1000 * len(parts), show=progress) as bar:
-        for number, first in enumerate(parts):
+    # One bar at a time: over the batches where there are several, else over the passes of the one.
+    with Progress("prompts", len(prompts), show=progress and len(parts) > 1) as bar:
+        for first in parts:
             chunk = slice(first, first + size)
-            done += _one_batch(question, prompts[chunk], continuations[chunk], bar)
-            bar.advance(1000 * (number + 1) - bar.done)
+            done += _one_batch(question, prompts[chunk], continuations[chunk], progress and len(parts) == 1)
+            bar.advance(len(prompts[chunk]))
     return Attributions(tuple(done)) if several else done[0]
 
 
@@ -178,7 +179,7 @@ def estimate(model: Model, prompt: Any, continuation: Any = None, **options: Any
         count = int((own["generate"] or {}).get("max_new_tokens", model.default_new_tokens))
         continuation = [encoded.ids[-1]] * count
     batch = _collate(question, [encoded], [_continue(model, continuation, encoded)])
-    probe = DryProbe(_probe(question, batch, [encoded], None, None))
+    probe = DryProbe(_probe(question, batch, [encoded], None, False))
     question.method(probe)
     return probe.total()
 
@@ -258,7 +259,7 @@ def _continue(model: Model, continuation: Any, prompt: Encoded) -> Encoded | Non
     )
 
 
-def _one_batch(question: Question, prompts: list[Encoded], given: list[Any], bar: Progress) -> list[Attribution]:
+def _one_batch(question: Question, prompts: list[Encoded], given: list[Any], progress: bool) -> list[Attribution]:
     model = question.model
     texts = [_continue(model, one, prompt) for one, prompt in zip(given, prompts, strict=True)]
     if steps_need_text(question.steps):
@@ -273,7 +274,7 @@ def _one_batch(question: Question, prompts: list[Encoded], given: list[Any], bar
     functions = [question.target, *question.step_scores]
     values = measure_batch(model, batch, functions)
     here = (batch.columns * values[0].to(batch.columns)[:, None]).sum(-1)
-    probe = _probe(question, batch, prompts, here, bar)
+    probe = _probe(question, batch, prompts, here, progress)
     answer = question.method(probe)
     return assemble(question, probe, answer, prompts, values, _info(question, probe))
 
@@ -294,14 +295,18 @@ def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | N
 
 
 def _probe(
-    question: Question, batch: Batch, prompts: list[Encoded], here: Float[Tensor, "example column"] | None, bar: Any
+    question: Question,
+    batch: Batch,
+    prompts: list[Encoded],
+    here: Float[Tensor, "example column"] | None,
+    progress: bool,
 ) -> ModelProbe:
     import torch
 
     model = question.model
     compares = question.method.auto_baseline is not None and question.baseline is not None
     baseline = resolve_baseline(model, question.baseline, batch) if compares else None
-    probe = ModelProbe(
+    return ModelProbe(
         model=model,
         batch=batch,
         target=question.target,
@@ -315,21 +320,8 @@ def _probe(
         baseline=baseline,
         mode=question.mode,
         thorough=question.strict,
+        progress=progress,
     )
-    if bar is None:
-        return probe
-    start = bar.done
-    dry = DryProbe(probe)
-    question.method(dry)
-    # Each pass and each product of it counts once; a batch is 1000 units of the bar.
-    work = max(1, dry.total().forwards + dry.total().derivatives)
-    units = [0]
-
-    def advance(done: int) -> None:
-        units[0] += done
-        bar.advance(min(999, 1000 * units[0] // work) + start - bar.done)
-
-    return ModelProbe(**{**probe.__dict__, "advance": advance})
 
 
 def fixed_tokens(question: Question, sequence: Forced, prompt: Encoded) -> list[bool]:

@@ -90,7 +90,7 @@ def test_determined_words_and_evidence(name: str, seed: int) -> None:
         assert len(set(word.alternatives)) == len(word.alternatives)
         assert any(span.side == "source" for span in word.evidence)
         for span in word.evidence:
-            assert re.fullmatch(r"[\w']+", read(example, span))
+            assert re.fullmatch(r"[\w' ]+", read(example, span))
             assert span.side == "source" or span.stop <= word.start
 
 
@@ -130,11 +130,12 @@ def test_names_are_all_mentioned(seed: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(seed=seeds)
 def test_gender_is_decided_by_one_english_word(seed: int) -> None:
-    """In a gender item exactly one source word is evidence, and its forms name the gender."""
+    """One source word is the evidence of a feature; in a gender item its forms name the gender."""
     example = one("en-it", seed)
     for word in example.determined:
         sources = [read(example, span) for span in word.evidence if span.side == "source"]
-        assert len(sources) == 1
+        # Which finite verb it is depends on the English verb as well.
+        assert len(sources) == (2 if word.kind.endswith("-verb") else 1)
         if word.kind.startswith("gender"):
             assert sources[0] in {"he", "she", "his", "her", "himself", "herself"}
             assert len(word.alternatives) == 1

@@ -1,4 +1,4 @@
-"""The table of architectures: every row fits its models, unknown models are recognised or refused with reasons."""
+"""The table of architectures: rows fit their models; others are recognised, or refused with reasons."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 import transformers
+
 from tiny_models import DECODER_ONLY, ENCODER_DECODER, FAMILIES, VARIANTS, tiny_inputs, tiny_model
 from whence.core.errors import ModelError, UnknownNameError
 from whence.models.components import architecture
@@ -26,6 +27,17 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+
+BLOCK = """
+resid_pre ln1 attn.q attn.k attn.v attn.scores attn.pattern attn.z attn.result attn_out resid_mid
+ln2 mlp.pre mlp.post mlp_out resid_post
+"""
+CROSS_BLOCK = """
+resid_pre ln1 attn.q attn.k attn.v attn.scores attn.pattern attn.z attn.result attn_out resid_mid
+ln_cross cross_attn.q cross_attn.k cross_attn.v cross_attn.scores cross_attn.pattern cross_attn.z
+cross_attn.result cross_attn_out resid_mid_cross
+ln2 mlp.pre mlp.post mlp_out resid_post
+"""
 
 
 def foreign_model(model_type: str) -> transformers.PreTrainedModel:
@@ -78,11 +90,7 @@ def test_sites_are_ordered_plain_data(family: str):
 
 def test_names_are_those_that_users_know():
     found = architecture(tiny_model("llama"))
-    block = (
-        "resid_pre ln1 attn.q attn.k attn.v attn.scores attn.pattern attn.z attn.result attn_out "
-        "resid_mid ln2 mlp.pre mlp.post mlp_out resid_post"
-    ).split()
-    names = ["embed", *(f"blocks.{layer}.{name}" for layer in (0, 1) for name in block)]
+    names = ["embed", *(f"blocks.{layer}.{name}" for layer in (0, 1) for name in BLOCK.split())]
     assert list(found.sites) == [*names, "ln_final", "unembed", "logits"]
     assert found.site("blocks.1.attn.k").axes == ("batch", "position", "kv_head", "unit")
 
@@ -91,11 +99,7 @@ def test_names_of_encoder_decoder_models():
     found = architecture(tiny_model("t5"))
     assert found.n_layers == {"encoder": 2, "decoder": 3}
     names = [name.removeprefix("decoder.blocks.2.") for name in found.sites if "decoder.blocks.2." in name]
-    assert names == (
-        "resid_pre ln1 attn.q attn.k attn.v attn.scores attn.pattern attn.z attn.result attn_out resid_mid "
-        "ln_cross cross_attn.q cross_attn.k cross_attn.v cross_attn.scores cross_attn.pattern cross_attn.z "
-        "cross_attn.result cross_attn_out resid_mid_cross ln2 mlp.pre mlp.post mlp_out resid_post"
-    ).split()
+    assert names == CROSS_BLOCK.split()
     assert found.site("decoder.blocks.0.cross_attn.v").axes == ("batch", "source", "kv_head", "unit")
     assert found.site("encoder.blocks.0.resid_mid").stack == "encoder"
     assert {"encoder.embed", "decoder.embed", "encoder.ln_final", "decoder.ln_final"} <= set(found.sites)
@@ -121,8 +125,14 @@ def test_other_models_of_a_known_structure(model_type: str, row: str):
 @pytest.mark.parametrize(
     ("model_type", "reason"),
     [
-        ("cohere", "decoder.ln2 ('post_attention_layernorm' in model.layers.0)"),  # parallel branches, one norm
-        ("granite", "model.layers.0 has no line 'hidden_states = residual + hidden_states'"),  # scaled branches
+        (
+            "cohere",
+            "decoder.ln2 ('post_attention_layernorm' in model.layers.0)",
+        ),  # parallel branches, one norm
+        (
+            "granite",
+            "model.layers.0 has no line 'hidden_states = residual + hidden_states'",
+        ),  # scaled branches
         ("glm4", "model.layers.0.post_self_attn_layernorm has no place"),  # norms that no row names
     ],
 )
@@ -140,7 +150,11 @@ def test_a_post_norm_that_the_source_does_not_show_is_refused():
 
 def test_a_row_of_ones_own():
     model = foreign_model("cohere")
-    row = {"like": "llama", "name": "mine", "decoder": {"order": "resid_pre ln1 attn mlp resid_post", "ln2": ""}}
+    row = {
+        "like": "llama",
+        "name": "mine",
+        "decoder": {"order": "resid_pre ln1 attn mlp resid_post", "ln2": ""},
+    }
     found = architecture(model, family=row)
     assert found.family == "mine"
     assert "blocks.1.mlp.post" in found.sites
@@ -180,6 +194,15 @@ def test_a_row_that_does_not_fit_is_explained():
 def test_a_configuration_without_the_number_of_heads_is_explained():
     with pytest.raises(ModelError, match="has no 'heads_of_it'"):
         architecture(tiny_model("llama"), family={"like": "llama", "decoder": {"heads": "heads_of_it"}})
+
+
+def test_one_embedding_module_for_both_stacks_is_refused():
+    model = tiny_model("bart")
+    model.set_input_embeddings(model.get_input_embeddings())
+    with pytest.raises(ModelError, match="are one module"):
+        architecture(model)
+    model.model.decoder.embed_tokens = copy.copy(model.model.decoder.embed_tokens)
+    assert architecture(model) == architecture(tiny_model("bart"))
 
 
 def test_unknown_sites_list_the_nearest():

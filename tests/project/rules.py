@@ -48,15 +48,11 @@ LIBRARIES = {
     "transformers": {"models", "text", "scores", "core", "step_functions", "probe", "attribute", "answers", "cli"},
 }
 
-# Modules whose functions travel to the place where the model runs, by their source.
-PROGRAMS = frozenset(
+# Modules with functions that travel, by their source, to the place where the model runs: those that are sent, ...
+SENT = frozenset(
     {
-        "models/access.py",
-        "models/attention.py",
-        "models/operations.py",
         "models/programs.py",
         "probe/differentiate.py",
-        "probe/forward.py",
         "probe/measure.py",
         "probe/observe.py",
         "probe/respond.py",
@@ -64,6 +60,8 @@ PROGRAMS = frozenset(
         "step_functions/inputs.py",
     }
 )
+# ... and, in these rooms, all that those import.
+TRAVELLING_ROOMS = frozenset({"models", "probe", "step_functions"})
 VAGUE_NAMES = {"utils.py", "helpers.py", "misc.py", "common.py"}
 MOST_LINES = 400
 _NOTHING = frozenset({ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom})
@@ -262,11 +260,30 @@ def _constant(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant)
 
 
+def _place(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")[1:])
+
+
 def _is_module(one: Import) -> bool:
-    dotted = f"{one.module}.{one.name}" if one.name else one.module
-    place = PACKAGE.joinpath(*dotted.split(".")[1:])
+    place = _place(f"{one.module}.{one.name}" if one.name else one.module)
     return place.with_suffix(".py").is_file() or place.is_dir()
 
+
+def _programs() -> frozenset[str]:
+    """Every module that travels."""
+    found: set[str] = set()
+    waiting = set(SENT)
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        for one in Source(path, (PACKAGE / path).read_text(encoding="utf-8")).imports:
+            file = _place(one.module).with_suffix(".py")
+            if one.room in TRAVELLING_ROOMS and not one.types_only and file.is_file():
+                waiting |= {file.relative_to(PACKAGE).as_posix()} - found
+    return frozenset(found)
+
+
+PROGRAMS = _programs()
 
 RULES: tuple[Callable[[Source], Iterator[str]], ...] = (
     floors,

@@ -15,6 +15,7 @@ from rules import (
     PACKAGE,
     PROGRAMS,
     RULES,
+    SENT,
     UPWARD_CALLS,
     Source,
     problems,
@@ -65,7 +66,7 @@ PLANTED = [
     ("short", "text/prompt.py", HEAD + "x = 1\n" * 397),
     ("introduced", "text/prompt.py", "from __future__ import annotations\n"),
     ("future_annotations", "text/prompt.py", '"""A file."""\n\ndef f() -> None:\n    pass\n'),
-    ("programs_travel", "probe/forward.py", HEAD + "@torch.no_grad()\ndef run(model):\n    pass\n"),
+    ("programs_travel", "probe/measure.py", HEAD + "@torch.no_grad()\ndef run(model):\n    pass\n"),
     ("programs_travel", "probe/observe.py", HEAD + "def outer():\n    @cache\n    def inner():\n        pass\n"),
     ("programs_travel", "step_functions/inputs.py", HEAD + "@dataclass\nclass StepInputs:\n    logits: int\n"),
     ("programs_travel", "step_functions/inputs.py", HEAD + "class Kind(Enum):\n    A = 1\n"),
@@ -74,8 +75,8 @@ PLANTED = [
     ("programs_travel", "models/programs.py", HEAD + "CACHE: dict[str, int] = dict()\n"),
     ("programs_travel", "probe/measure.py", HEAD + "for k in range(3):\n    pass\n"),
     ("programs_travel", "probe/measure.py", HEAD + "def f():\n    global n\n    n = 1\n"),
-    ("programs_travel", "probe/respond.py", HEAD + "from whence.probe import forward\n"),
-    ("programs_travel", "probe/respond.py", HEAD + "import whence.probe.forward\n"),
+    ("programs_travel", "probe/respond.py", HEAD + "from whence.probe import observe\n"),
+    ("programs_travel", "probe/respond.py", HEAD + "import whence.probe.observe\n"),
 ]
 
 
@@ -96,7 +97,7 @@ ALLOWED = [
     ("attribute.py", HEAD + "from whence.answers import assemble\n"),
     ("core/progress.py", HEAD + "def f():\n    from rich.console import Console\n"),
     ("cli/show.py", HEAD + "def f():\n    import whence\n    import typer\n"),
-    ("probe/forward.py", HEAD + "import torch\nfrom whence.models.access import resolve\n\nLIMIT = -1e30\n"),
+    ("probe/observe.py", HEAD + "import torch\nfrom whence.models.access import resolve\n\nLIMIT = -1e30\n"),
     ("scores/__init__.py", '"""Scores."""\n\nfrom whence.scores.array import Scores\n\n__all__ = ["Scores"]\n'),
 ]
 
@@ -109,6 +110,7 @@ def test_rules_let_good_files_pass(path, text):
 def test_lists_of_the_rules_name_files_that_exist():
     paths = {source.path for source in FILES}
     assert paths >= PROGRAMS
+    assert {"models/access.py", "models/attention.py", "models/operations.py"} < PROGRAMS - SENT
     assert {(path, one.module) for path, _ in UPWARD_CALLS for source in FILES if source.path == path
             for one in source.imports if one.late} >= UPWARD_CALLS  # fmt: skip
     rooms = {source.room for source in FILES} - {"__init__"}

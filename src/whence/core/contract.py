@@ -103,6 +103,16 @@ class Probe(Protocol):
         """The resolved reference of the input, or None."""
         ...
 
+    @property
+    def here(self) -> Float[Tensor, "batch column"]:
+        """The target on the clean input."""
+        ...
+
+    @property
+    def feature_count(self) -> int:
+        """Features (tokens or segments) of the sequence that has most."""
+        ...
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run."""
         ...

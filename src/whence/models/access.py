@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def read_site(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
     """Read a named value inside a trace.
 
-    What is returned is the model's own tensor, or a view of it, so that derivatives flow through it. Sites
-    marked ``computed`` (attention scores and pattern of most families, and ``result``) are computed beside
-    the model; nothing depends on them until they are written back.
+    What is returned is the model's own tensor. Sites marked ``computed`` are made from it (queries in
+    another layout, recomputed attention patterns): derivatives flow into them, but nothing in the model
+    depends on them until they are written back.
 
     Args:
         model: The nnsight model.
@@ -134,8 +134,9 @@ def _write_line(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) -
     if spec.get("item") is not None:
         parts = list(op.output)
         parts[spec["item"]] = value
-        value = tuple(parts)
-    op.output = value
+        op.output = tuple(parts)
+    else:
+        op.output = value
 
 
 def _read_result(model: Any, spec: dict[str, Any]) -> Float[Tensor, "batch position head unit"]:

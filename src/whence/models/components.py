@@ -94,6 +94,13 @@ def architecture(hf_model: Any, family: Family | Mapping[str, Any] | None = None
             f"Pass family= with the names it has: {{'like': {row.name!r}, 'decoder': {{...}}}}."
         )
     built = SiteBuilder(hf_model, tree, text_config, row)
+    embed = built.paths["embed"]
+    if len({id(hf_model.get_submodule(path)) for path in embed.values()}) < len(embed):
+        # One module that runs twice in a pass has one place in a trace; equal weights are no problem.
+        raise ModelError(
+            f"{' and '.join(embed.values())} are one module; give the decoder its own with the same weights: "
+            f"import copy; decoder.embed_tokens = copy.copy(decoder.embed_tokens)."
+        )
     return Architecture(
         family=row.name,
         encoder_decoder=row.encoder is not None,

@@ -20,7 +20,8 @@ TABLE = "whence:sites"
 
 def table_of(envoy: Envoy) -> tuple[dict[str, Any], str]:
     """The table of the model an envoy belongs to, and the envoy's path from the root."""
-    return envoy._envoys[TABLE], envoy.path.partition(".")[2]
+    table: Any = envoy._envoys
+    return table[TABLE], envoy.path.partition(".")[2]
 
 
 class SiteValue:

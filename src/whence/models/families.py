@@ -44,7 +44,6 @@ _GPT = Stack(
     resid_mid="hidden_states = attn_output + residual",
     attention=_OWN,
 )
-_GPT2 = Family("gpt2", ("gpt2",), _GPT)
 _GPT_NEO = Family(
     "gpt_neo",
     ("gpt_neo",),
@@ -301,7 +300,7 @@ FAMILIES: tuple[Family, ...] = (
     _PHI3,
     _OLMO2,
     _GEMMA,
-    _GPT2,
+    Family("gpt2", ("gpt2",), _GPT),
     _GPT_NEO,
     _GPTJ,
     _GPT_NEOX,
@@ -316,7 +315,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def known_model_types() -> dict[str, Family]:
-    """Every ``model_type`` of the table, with its row."""
+    """Every ``model_type`` of the table, and its row."""
     return {model_type: family for family in FAMILIES for model_type in family.model_types}
 
 
@@ -342,7 +341,7 @@ def family_from(row: Family | Mapping[str, Any]) -> Family:
     known = known_model_types()
     if like is not None and like not in known:
         raise ModelError(f"family: there is no row like {like!r}; known: {', '.join(sorted(known))}.")
-    base = known.get(like, Family("given"))
+    base = Family("given") if like is None else known[like]
     given = {"name": "given", **given}
     try:
         return pydantic.TypeAdapter(Family).validate_python(_merged(base, given))

@@ -32,10 +32,11 @@ def missing_names(tree: set[str], row: Family) -> list[str]:
         if f"{blocks}.0" not in tree:
             missing.append(f"{label}.blocks ({blocks!r} is empty)")
             continue
-        for layer in range(count_blocks(tree, blocks)):
-            for part, path in _block_parts(stack).items():
-                if find(tree, f"{blocks}.{layer}", path) is None:
-                    missing.append(f"{label}.{part} ({path!r} in {blocks}.{layer})")
+        for part, path in _block_parts(stack).items():
+            layers = range(count_blocks(tree, blocks))
+            lacking = [layer for layer in layers if find(tree, f"{blocks}.{layer}", path) is None]
+            if lacking:
+                missing.append(f"{label}.{part} ({path!r} in {blocks}.{lacking[0]})")
     if find(tree, "", row.unembed) is None:
         missing.append(f"unembed ({row.unembed!r})")
     return missing
@@ -73,9 +74,9 @@ def misfits(hf_model: Any, row: Family) -> list[str]:
         return found
     for label, stack in row.stacks().items():
         blocks = find(tree, "", stack.blocks) or ""
-        for layer in range(count_blocks(tree, blocks)):
-            misfit = _block_misfits(hf_model, tree, f"{blocks}.{layer}", stack)
-            found += [f"{label}: {text}" for text in misfit]
+        layers = (f"{blocks}.{layer}" for layer in range(count_blocks(tree, blocks)))
+        misfit = (_block_misfits(hf_model, tree, block, stack) for block in layers)
+        found += [f"{label}: {text}" for text in next(filter(None, misfit), [])]
     return found
 
 

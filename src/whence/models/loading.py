@@ -10,6 +10,7 @@ from whence.models import bundled
 from whence.models.model import Model
 
 DTYPES = ("auto", "float32", "float64", "float16", "bfloat16")
+_TOKENIZER_FILES = ("tokenizer*", "*.spm", "spiece.model", "sentencepiece*", "vocab*", "merges.txt")
 DEFAULT_MODEL = "whence/stories"
 
 
@@ -62,6 +63,10 @@ def load(
             tokenizer = found
     else:
         hf = name_or_path_or_model
+        if not hasattr(hf, "config") or not hasattr(hf, "generate"):
+            raise InputError(
+                f"whence.load takes a name, a folder or a transformers model that generates, not {type(hf).__name__}."
+            )
         given = {"dtype": dtype, "device_map": device_map, **from_pretrained}
         unused = [key for key, value in given.items() if value is not None]
         if unused:
@@ -93,10 +98,6 @@ def wrap(hf: Any, tokenizer: Any, name: str, family: Any = None) -> Model:
 
     from whence.models.components import architecture, nnsight_names
 
-    if not hasattr(hf, "config") or not hasattr(hf, "generate"):
-        raise InputError(
-            f"whence.load takes a name, a folder or a transformers model that generates, not {type(hf).__name__}."
-        )
     arch = architecture(hf, family=family)
     rename, envoys = nnsight_names(arch)
     names: dict[Any, Any] = dict(rename)
@@ -129,7 +130,7 @@ def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, option
         config = AutoConfig.from_pretrained(where, **_hub_options(options))
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         hf: Any = auto.from_pretrained(where, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"{name} could not be loaded: {error}\nGive a Hugging Face hub id (with access to the hub), a "
             f"folder with a checkpoint, or a bundled model: {', '.join(bundled.NAMES)}."
@@ -142,12 +143,22 @@ def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, option
 def _tokenizer(where: str, options: dict[str, Any], *, required: bool) -> Any:
     from transformers import AutoTokenizer
 
+    folder = Path(where)
+    # Without any of its files, transformers makes up an empty tokenizer, or fails in one of many ways.
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        if required:
+            raise ModelError(f"no tokenizer could be loaded from {where}: the folder has none of its files.")
+        return None
     try:
         return AutoTokenizer.from_pretrained(where, **_hub_options(options))
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except OSError as error:
         if required:
             raise ModelError(f"no tokenizer could be loaded from {where}: {error}") from error
         return None
+    except (ValueError, KeyError, TypeError, ImportError, AssertionError) as error:
+        raise ModelError(
+            f"the tokenizer in {where} could not be loaded: {error}. Pass tokenizer= with one of your own."
+        ) from error
 
 
 def _hub_options(options: dict[str, Any]) -> dict[str, Any]:

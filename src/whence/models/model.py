@@ -163,13 +163,9 @@ class Model:
             start = getattr(config, "decoder_start_token_id", None)
             if start is not None:
                 return int(start)
-        raise InputError(
-            f"{self.name}: the checkpoint has no decoder_start_token_id; set model.generation_config's."
-        )
+        raise InputError(f"{self.name}: the checkpoint has no decoder_start_token_id; set model.generation_config's.")
 
-    def generate(
-        self, prompt: Any, *, seed: int = 0, **options: Any
-    ) -> Encoded | list[Encoded]:
+    def generate(self, prompt: Any, *, seed: int = 0, **options: Any) -> Encoded | list[Encoded]:
         """Continue a prompt; greedily, unless options say otherwise.
 
         Args:
@@ -206,8 +202,9 @@ class Model:
 
         options = {"do_sample": False, "num_beams": 1, **(options or {})}
         if options.get("num_return_sequences", 1) != 1 or options.get("return_dict_in_generate"):
-            raise InputError("generate= makes one continuation of ids; leave out num_return_sequences and "
-                             "return_dict_in_generate.")
+            raise InputError(
+                "generate= makes one continuation of ids; leave out num_return_sequences and return_dict_in_generate."
+            )
         config = self.generation_config
         if not {"max_new_tokens", "max_length"} & set(options) and config.max_new_tokens is None:
             options["max_new_tokens"] = self.default_new_tokens
@@ -230,9 +227,7 @@ class Model:
             if stop == 0:
                 raise InputError("the model generated nothing; raise max_new_tokens or max_length.")
             continuations.append(
-                encode_generated(
-                    self.tokenizer, row[:stop], prompt=one, encoder_decoder=self.encoder_decoder
-                )
+                encode_generated(self.tokenizer, row[:stop], prompt=one, encoder_decoder=self.encoder_decoder)
             )
         return continuations
 

@@ -34,9 +34,7 @@ def generate(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> Int
     return made.cpu()
 
 
-def embedding_rows(
-    model: Any, paths: dict[str, str], ids: Int[Tensor, " id"]
-) -> dict[str, dict[str, Any]]:
+def embedding_rows(model: Any, paths: dict[str, str], ids: Int[Tensor, " id"]) -> dict[str, dict[str, Any]]:
     """Embeddings of ids as the embedding modules give them, and statistics of all rows.
 
     Args:

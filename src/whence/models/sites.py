@@ -28,8 +28,8 @@ class Site:
         stack: ``"decoder"`` or ``"encoder"``.
         layer: The block, or None outside of blocks.
         cut: Whether everything downstream in its stack depends on the input only through it.
-        computed: Whether a read value is computed beside the model: to differentiate with respect to it,
-            write it back first.
+        computed: Whether a read value is made from the model's own tensor (another layout, a recomputation)
+            rather than being it: to differentiate with respect to it, write it back first.
         order: Its place in the order of execution.
         spec: Plain data for `whence.models.access.read_site` and ``write_site``.
     """
@@ -62,7 +62,7 @@ class SiteBuilder:
         self.prefix = ""
         for self.stack, stack in row.stacks().items():
             self._stack(stack, f"{self.stack}." if row.encoder is not None else "")
-        self.paths["unembed"] = find(tree, "", row.unembed)
+        self.paths["unembed"] = find(tree, "", row.unembed) or ""
         self._module("unembed", self.paths["unembed"], axes=VOCABULARY)
         self._add("logits", VOCABULARY, {"kind": "logits"})
 
@@ -95,7 +95,6 @@ class SiteBuilder:
         spec: dict[str, Any],
         *,
         cut: bool = False,
-        computed: bool = False,
     ) -> None:
         self.sites[name] = Site(
             name=name,
@@ -103,7 +102,7 @@ class SiteBuilder:
             stack=self.stack,
             layer=self.layer,
             cut=cut,
-            computed=computed,
+            computed=_is_computed(spec),
             order=len(self.sites),
             spec={**spec, "site": name},
         )
@@ -128,7 +127,9 @@ class SiteBuilder:
             if (path := getattr(stack, part)) and (found := find(self.tree, block, path))
         }
         self.parts[block] = children
-        flat = {"flat": {"path": block, "text": stack.flat, "site": prefix}} if stack.flat else {}
+        flat: dict[str, Any] = (
+            {"flat": {"path": block, "text": stack.flat, "site": prefix}} if stack.flat else {}
+        )
         order = stack.order.split()
         for step in order:
             if step == "resid_pre":
@@ -139,8 +140,8 @@ class SiteBuilder:
                 self._residual(step, stack, block)
             elif step.startswith("ln"):
                 if step in children:
-                    flattened = flat if step == "ln2" and order.index("ln2") < order.index("mlp") else {}
-                    self._module(f"{prefix}.{step}", children[step], **flattened)
+                    late = step == "ln2" and order.index("ln2") < order.index("mlp")
+                    self._module(f"{prefix}.{step}", children[step], **(flat if late else {}))
                 else:
                     self.absent[f"{prefix}.{step}"] = "this block has no such norm"
             elif step == "mlp":
@@ -190,13 +191,10 @@ class SiteBuilder:
             if kind == "cross_attn" and part in ("k", "v"):
                 axes = CROSS_KEY_HEADS
             spec = _attention_spec(stack.attention, part, path, self._factor(path, heads))
-            computed = spec["kind"] == "attention" and part in ("scores", "pattern")
-            self._add(f"{name}.{part}", axes, spec, computed=computed)
+            self._add(f"{name}.{part}", axes, spec)
         projection = f"{path}.{stack.attn_proj}"
         self._module(f"{name}.z", projection, axes=HEADS, kind="input", heads=heads)
-        self._add(
-            f"{name}.result", HEADS, {"kind": "result", "path": projection, "heads": heads}, computed=True
-        )
+        self._add(f"{name}.result", HEADS, {"kind": "result", "path": projection, "heads": heads})
         out = projection
         if kind == "attn" and stack.attn_out:
             out = find(self.tree, block, stack.attn_out) or ""
@@ -217,6 +215,12 @@ class SiteBuilder:
                 continue
             marks = dict.fromkeys(text.split(":")[1:], True)
             self._module(name, path, kind=kind, **marks, **flat)
+
+
+def _is_computed(spec: Mapping[str, Any]) -> bool:
+    """Whether reading makes a new tensor instead of handing out the model's own."""
+    remade = any(spec.get(mark) for mark in ("heads", "heads_first", "flat", "half", "factor", "sdpa"))
+    return remade or spec["kind"] == "result" or spec.get("arguments") in ("interface", "plain")
 
 
 def _attention_spec(attention: Attention, part: str, path: str, factor: float) -> dict[str, Any]:

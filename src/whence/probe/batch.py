@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from whence.core.errors import InputError, UnsupportedError
 from whence.core.tokens import Token
-from whence.text.encoded import Encoded
+from whence.text.encoded import Encoded, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -73,7 +73,8 @@ def force(prompt: Encoded, continuation: Encoded | None, start: int | None, step
         lowest = 1
     spans = select_steps(steps, first, len(text), lowest)
     places = sorted({place for span in spans for place in range(*span)})
-    columns = tuple(tuple(places.index(place) for place in range(*span)) for span in spans)
+    step_at = {place: step for step, place in enumerate(places)}
+    columns = tuple(tuple(step_at[place] for place in range(*span)) for span in spans)
     targets = tuple(text[place] for place in places)
     return Forced(
         streams,
@@ -100,58 +101,87 @@ def select_steps(steps: Any, first: int, length: int, lowest: int) -> list[Span]
     Raises:
         InputError: Nothing is selected, or something outside the text.
     """
-    if steps is None or steps == "generated":
-        chosen = [(k, k + 1) for k in range(max(first, lowest), length)]
-    elif isinstance(steps, str):
-        if steps not in ("prompt", "all"):
-            raise InputError(f'steps: the words are "generated", "prompt" and "all", not {steps!r}.')
-        if first <= lowest:
-            raise InputError(
-                f"steps={steps!r}: the prompt has no token that something before it predicts "
-                "(an encoder reads its source at once; a decoder needs at least two tokens)."
-            )
-        chosen = [(k, k + 1) for k in range(lowest, first if steps == "prompt" else length)]
+    steps = steps.tolist() if hasattr(steps, "tolist") else steps
+    if steps is None:
+        steps = "generated"
+    if isinstance(steps, str):
+        chosen = _singles(*_named(steps, first, length, lowest))
     elif isinstance(steps, Mapping):
-        if not set(steps) <= {"start", "stop"}:
-            raise InputError(f"steps: positions in the whole text are {{'start': .., 'stop': ..}}, not {steps!r}.")
-        low, high = steps.get("start", lowest), steps.get("stop", length)
-        chosen = [(k, k + 1) for k in range(low, high)]
+        chosen = _singles(*_absolute(steps, length, lowest))
     else:
-        parts = list(steps) if isinstance(steps, list | range) else [steps]
-        chosen = []
-        for part in parts:
-            chosen += _relative(part, first, length)
-    for low, high in chosen:
-        if not lowest <= low < high <= length:
+        parts = steps if isinstance(steps, list | range) else [steps]
+        chosen = [span for part in parts for span in _relative(part, first, length)]
+        if any(low < lowest for low, _ in chosen):
             raise InputError(
-                f"steps: {(low - first, high - first)} lies outside the {length - first} tokens of the "
-                "continuation (the first token of a text has nothing before it that could predict it)."
+                "steps: the first token of a text has nothing before it that could predict it, so it is not explained."
             )
     if not chosen:
         raise InputError("steps selects no token, so there is nothing to explain.")
     if len(set(chosen)) != len(chosen):
-        raise InputError("steps: the same step is asked for twice.")
+        twice = next(span for span in chosen if chosen.count(span) > 1)
+        raise InputError(f"steps: the same step is asked for twice, at {twice[0] - first} of the continuation.")
     return chosen
+
+
+def _singles(low: int, high: int) -> list[Span]:
+    return [(place, place + 1) for place in range(low, high)]
+
+
+def _named(word: str, first: int, length: int, lowest: int) -> Span:
+    if word == "generated":
+        return max(first, lowest), length
+    if word not in ("prompt", "all"):
+        raise InputError(f'steps: the words are "generated", "prompt" and "all", not {word!r}.')
+    if first < lowest + (word == "prompt") or first == 0:
+        raise InputError(
+            f"steps={word!r}: the prompt has no token that something before it predicts "
+            "(an encoder reads its source at once; a decoder needs at least two tokens)."
+        )
+    return lowest, first if word == "prompt" else length
+
+
+def _absolute(steps: Mapping[Any, Any], length: int, lowest: int) -> Span:
+    if not set(steps) <= {"start", "stop"}:
+        raise InputError(f"steps: positions in the whole text are {{'start': .., 'stop': ..}}, not {steps!r}.")
+    given = {key: value for key, value in steps.items() if value is not None}
+    low, high = whole_number(given.get("start", lowest)), whole_number(given.get("stop", length))
+    if low is None or high is None:
+        raise InputError(f"steps: 'start' and 'stop' are whole numbers, not {steps!r}.")
+    if not (lowest <= low <= length and 0 <= high <= length):
+        raise InputError(
+            f"steps: {steps!r} lies outside the text, whose places go from {lowest} to {length} here "
+            "(the first token of a text has nothing before it that could predict it)."
+        )
+    return low, high
 
 
 def _relative(part: Any, first: int, length: int) -> list[Span]:
     count = length - first
-    if isinstance(part, bool) or not isinstance(part, int | slice | tuple):
+    if isinstance(part, slice):
+        try:
+            return [(first + k, first + k + 1) for k in range(*part.indices(count))]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"steps: {part!r} is no slice of tokens: {error}") from None
+    if isinstance(part, tuple):
+        ends = [whole_number(end) for end in part]
+        if len(ends) != 2 or ends[0] is None or ends[1] is None:
+            raise InputError(f"steps: a span is (start, stop), not {part!r}.")
+        low, high = (end + count if end < 0 else end for end in ends if end is not None)
+        if not 0 <= low <= high <= count:
+            raise InputError(f"steps: the span {part!r} lies outside the {count} tokens of the continuation.")
+        if low == high:
+            raise InputError(f"steps: the span {part!r} is empty.")
+        return [(first + low, first + high)]
+    index = whole_number(part)
+    if index is None:
         raise InputError(
             "steps is None, an index, a slice, a (start, stop) span, a list of these, "
             f"'generated', 'prompt', 'all' or {{'start': .., 'stop': ..}}, not {part!r}."
         )
-    if isinstance(part, slice):
-        return [(first + k, first + k + 1) for k in range(*part.indices(count))]
-    if isinstance(part, int):
-        if not -count <= part < count:
-            raise InputError(f"steps: there is no step {part}; the continuation has {count} tokens.")
-        place = first + part % count
-        return [(place, place + 1)]
-    if len(part) != 2 or not all(isinstance(k, int) for k in part):
-        raise InputError(f"steps: a span is (start, stop), not {part!r}.")
-    low, high, _ = slice(*part).indices(count)
-    return [(first + low, first + high)]
+    if not -count <= index < count:
+        raise InputError(f"steps: there is no step {index}; the continuation has {count} tokens.")
+    place = first + index % count
+    return [(place, place + 1)]
 
 
 def _joined(tokens: Sequence[Token]) -> Token:

@@ -51,8 +51,20 @@ class DryProbe:
         """The reference of the real probe."""
         return self.probe.baseline
 
+    @property
+    def here(self) -> Tensor:
+        """Zeros: nothing is measured."""
+        return self.probe.here
+
+    @property
+    def feature_count(self) -> int:
+        """Features of the sequence that has most."""
+        return self.probe.feature_count
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Reading sites costs one forward pass, which a method that reads them makes anyway."""
+        """The real values: what a method does next may depend on their shapes. One forward pass."""
+        count = len(self.probe.batch.sequences)
+        self.plans.append(Plan("", count, 0, count, 0, 0))
         return self.probe.observe(sites)
 
     def respond(self, examples: Tensor, masks: Tensor, rows: int = 16) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import Derivatives, Gap, Reduction
-from whence.core.errors import ModelError, NonFiniteScore, UnsupportedError
+from whence.core.contract import Derivatives, Reduction
+from whence.core.errors import ModelError, UnsupportedError
+from whence.core.progress import Progress
 from whence.models.model import Model
 from whence.probe.baseline import Baseline, replaceable
 from whence.probe.batch import Batch
+from whence.probe.checks import check_finite, derivative_gaps
 from whence.probe.differentiate import differentiate
 from whence.probe.layers import Layers, embedding_leaves, leaf
 from whence.probe.measure import measure
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 
 # A comparison of both modes costs about two forward passes: unnoticed beside this many columns.
 _ADJOINT_COLUMNS = 16
-_NOOP = 1e-5
-_LEAK = 1e-6
-_ADJOINT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class ModelProbe:
         baseline: The reference of the input, or None (zero, at the site itself).
         mode: ``"auto"``, ``"reverse"`` or ``"forward"``.
         thorough: Run also the checks that cost passes of their own.
-        advance: Called with units of work as they are done.
+        progress: Show a progress bar for questions that take longer than a second.
     """
 
     model: Model
@@ -58,7 +57,7 @@ class ModelProbe:
     baseline: Baseline | None = None
     mode: str = "auto"
     thorough: bool = False
-    advance: Callable[[int], None] | None = field(default=None, repr=False)
+    progress: bool = False
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run of every sequence.
@@ -136,7 +135,7 @@ class ModelProbe:
             UnsupportedError: Forward mode was asked for, and some operation has no tangent.
         """
         plan, pairs = self.plan(reduce=reduce, points=len(points), reference=reference)
-        question = {"points": list(points), "weights": list(weights), "reduce": reduce, "advance": self.advance}
+        question = {"points": list(points), "weights": list(weights), "reduce": reduce}
         mode, note = plan.mode, ""
         try:
             found = self._differentiate(question, plan, pairs, reference)
@@ -161,7 +160,9 @@ class ModelProbe:
         record = {"mode": mode, **found["counts"], "rows_per_pass": plan.rows, "products_per_pass": plan.products}
         if note:
             record["mode_note"] = note
-        return Derivatives(values, self.layers.labels, self.here, there, record, self._gaps(found, mode))
+        return Derivatives(
+            values, self.layers.labels, self.here, there, record, derivative_gaps(self.model, self.here, found, mode)
+        )
 
     def feature_of(self) -> Int[Tensor, "example token"]:
         """The feature of each place of the padded token axis, or -1."""
@@ -234,24 +235,33 @@ class ModelProbe:
                 "forward mode gives derivatives along directions, and this method needs the whole gradient. "
                 "Use mode='reverse' or 'auto'."
             )
-        return self.model.run(
-            differentiate,
-            run=run_data(self.model, self.batch),
-            score=score_data(self.target),
-            embeds=embedding_leaves(self.model.architecture),
-            groups=self.layers.groups,
-            reference=self._reference() if reference else None,
-            features={
-                "of": self.feature_of(),
-                "count": self.feature_count,
-                "offsets": self.batch.offsets,
-                "width": self.batch.width,
-                "last": self.batch.last_seen(),
-                "start": self.batch.offsets[-1],
-                "rows": pairs,
-            },
-            question={**question, "mode": plan.mode, "rows": plan.rows, "products": plan.products, "adjoint": adjoint},
-        )
+        features = {
+            "of": self.feature_of(),
+            "count": self.feature_count,
+            "offsets": self.batch.offsets,
+            "width": self.batch.width,
+            "last": self.batch.last_seen(),
+            "start": self.batch.offsets[-1],
+            "rows": pairs,
+        }
+        with Progress("derivatives", plan.forwards + plan.derivatives, show=self.progress) as bar:
+            return self.model.run(
+                differentiate,
+                run=run_data(self.model, self.batch),
+                score=score_data(self.target),
+                embeds=embedding_leaves(self.model.architecture),
+                groups=self.layers.groups,
+                reference=self._reference() if reference else None,
+                features=features,
+                question={
+                    **question,
+                    "mode": plan.mode,
+                    "rows": plan.rows,
+                    "products": plan.products,
+                    "adjoint": adjoint,
+                    "advance": bar.advance,
+                },
+            )
 
     def _reference(self) -> dict[str, Any]:
         if self.baseline is None:
@@ -267,30 +277,6 @@ class ModelProbe:
             return list(self.feature_of() >= 0)
         assert self.baseline is not None
         return list(torch.cat(replaceable(self.batch, self.baseline, list(self.fixed)), dim=1))
-
-    def _gaps(self, found: dict[str, Any], mode: str) -> tuple[Gap, ...]:
-        import torch
-
-        here = self.here
-        layered = found["values"].flatten(3).abs().sum(-1)
-        scale = torch.maximum(layered.amax(0).to(here), here.abs()).clamp_min(1e-12)
-        gaps = []
-        if found["noop"] is not None:
-            gap = (found["noop"] - here).abs().amax(0)
-            gaps.append(Gap("no-op", gap, scale, _NOOP * self._slack(), "the clean value written back at the site"))
-        if mode == "reverse":
-            gaps.append(Gap("leak", found["leak"].amax(0).to(here), scale, _LEAK, "scores where a step cannot look"))
-        if found["adjoint"] is not None:
-            gap, size = found["adjoint"]
-            size = torch.maximum(size.to(here), scale * 1e-6)
-            gaps.append(
-                Gap("adjoint", gap.to(here), size, _ADJOINT * self._slack(), "forward mode against reverse mode")
-            )
-        return tuple(gaps)
-
-    def _slack(self) -> float:
-        """Half precision keeps about three digits, so its checks are as much looser."""
-        return 1.0 if self.model.dtype.itemsize >= 4 else 1e3
 
 
 def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction]) -> list[Float[Tensor, "example step"]]:
@@ -329,50 +315,6 @@ def run_data(model: Model, batch: Batch) -> dict[str, Any]:
 def score_data(function: StepFunction) -> dict[str, Any]:
     """A step function as plain data for programs."""
     return {"fn": function.fn, "options": dict(function.options)}
-
-
-def check_finite(model: Model, values: Tensor, what: str) -> Tensor:
-    """The values, if they are all numbers.
-
-    Args:
-        model: The model they come from.
-        values: The values.
-        what: What they are, for the message.
-
-    Returns:
-        ``values``.
-
-    Raises:
-        NonFiniteScore: A value is NaN or infinite.
-        ModelError: ... and the reason is that the model's weights are; they are named.
-    """
-    import torch
-
-    if bool(torch.isfinite(values).all()):
-        return values
-    broken = non_finite_parameters(model)
-    if broken:
-        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-        raise ModelError(
-            f"the model's weights are not finite: {', '.join(broken[:5])}{more}. Load a checkpoint whose "
-            "weights are numbers."
-        )
-    raise NonFiniteScore(
-        f"{what}: NaN or infinity came out of {model.name} in {model.dtype}. Load the model in float32 "
-        "(dtype='float32'), or explain another target: the probability of a token that the model masks "
-        "has no logarithm."
-    )
-
-
-def non_finite_parameters(model: Model) -> list[str]:
-    """Names of parameters that hold NaN or infinity."""
-    import torch
-
-    return [
-        name
-        for name, value in model.nn._module.named_parameters()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]
 
 
 def _no_tangent(error: Exception) -> bool:

@@ -18,8 +18,6 @@ class StepInputs:
         target_ids: The token that stands at each step.
     """
 
-    def __init__(
-        self, logits: Float[Tensor, "row step vocab"], target_ids: Int[Tensor, "row step"]
-    ) -> None:
+    def __init__(self, logits: Float[Tensor, "row step vocab"], target_ids: Int[Tensor, "row step"]) -> None:
         self.logits = logits
         self.target_ids = target_ids

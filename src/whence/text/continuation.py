@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whence.core.errors import InputError
-from whence.text.encoded import Encoded, check_ids, encode_ids
+from whence.text.encoded import Encoded, check_ids, check_text, encode_ids, whole_numbers
 from whence.text.prompt import require_tokenizer
 
 
@@ -30,20 +30,23 @@ def encode_continuation(
         InputError: The continuation is empty, of another kind, or has ids outside the vocabulary.
         ModelError: Text was given, but the model has no tokenizer.
     """
-    if hasattr(continuation, "tolist"):
-        continuation = continuation.tolist()
     if isinstance(continuation, str):
+        check_text(continuation, "continuation")
         made = require_tokenizer(tokenizer)
-        if encoder_decoder:
+        if not continuation:
+            ids = []
+        elif encoder_decoder:
             ids = made(text_target=continuation)["input_ids"]
         else:
-            ids = made(continuation, add_special_tokens=False)["input_ids"]
-        empty = not continuation
-    elif isinstance(continuation, list | tuple) and all(isinstance(i, int) for i in continuation):
-        ids, empty = continuation, not continuation
+            ids = _following_ids(made, continuation, prompt)
     else:
-        raise InputError(f"a continuation is a string or a list of ids, not {continuation!r:.80}")
-    if empty or not ids:
+        ids = whole_numbers(continuation)
+        if ids is None:
+            raise InputError(
+                "a continuation is a string or a list of ids (whole numbers), "
+                f"not {type(continuation).__name__}: {continuation!r:.80}"
+            )
+    if not ids:
         raise InputError(
             "the continuation is empty, so there is nothing to explain. Leave it out to let the model "
             'generate, or explain the prompt\'s own tokens with steps="prompt".'
@@ -52,9 +55,7 @@ def encode_continuation(
     return encode_generated(tokenizer, ids, prompt=prompt, encoder_decoder=encoder_decoder)
 
 
-def encode_generated(
-    tokenizer: Any, ids: Any, *, prompt: Encoded, encoder_decoder: bool
-) -> Encoded:
+def encode_generated(tokenizer: Any, ids: Any, *, prompt: Encoded, encoder_decoder: bool) -> Encoded:
     """View generated ids as text; they are never tokenised again.
 
     Args:
@@ -67,3 +68,15 @@ def encode_generated(
         The encoded continuation.
     """
     return encode_ids(tokenizer, ids, before=() if encoder_decoder else prompt.ids, segment="prefix")
+
+
+def _following_ids(tokenizer: Any, text: str, prompt: Encoded) -> list[int]:
+    """Ids of a text that follows the prompt, whose first space is there once."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not text.startswith(" ") or not text.strip():
+        return ids
+    if encode_ids(tokenizer, ids, before=prompt.ids).text != f" {text}":
+        return ids
+    # The tokenizer puts a space of its own in front of every text: Llama 2 reads " he" as "▁", "▁he".
+    bare = tokenizer(text[1:], add_special_tokens=False)["input_ids"]
+    return bare if encode_ids(tokenizer, bare, before=prompt.ids).text == text else ids

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from whence.core.errors import InputError
@@ -12,6 +13,10 @@ from whence.core.tokens import Side, Token
 # Tokens of context that are decoded together with a new one: enough for any character that
 # several tokens share, and for tokenizers whose decoder looks at its left neighbour.
 _WINDOW = 8
+# What decoders write for bytes that are no character, or not one yet.
+_BROKEN = "\ufffd"
+# A character has at most four bytes, so at most four tokens share it.
+_SHARED = 4
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Encoded:
         pieces: For each id, the characters it adds to the text, and for a special token its name. They
             join to `text`, special tokens left out; a character that several ids share stands with the
             one that completes it.
-        spans: For each id, start and stop in `text`; None for an id without characters.
+        spans: For each id, start and stop in `text`, in ascending order; None for an id without characters.
+            A special token has a span only where the given text spells it out (or an unknown word stands).
         segments: For each id, the name of the segment that holds it.
         special: For each id, whether the tokenizer flags it as special.
     """
@@ -64,35 +70,70 @@ def decode_pieces(tokenizer: Any, ids: Sequence[int], before: Sequence[int] = ()
         before: Ids in front of them, which decide about leading spaces.
 
     Returns:
-        One string per id; empty while a character is incomplete, whole with the id that completes it.
+        One string per id: the name of a special token; empty while a character is incomplete, whole with
+        the id that completes it. Bytes that never become a character are shown as U+FFFD.
     """
     if tokenizer is None:
         return [f" {token_id}" for token_id in ids]
+    names = _special_names(tokenizer)
+    lead = [token_id for token_id in before if token_id not in names]
+    plain = [*lead, *(token_id for token_id in ids if token_id not in names)]
+    texts = iter(_growth(tokenizer, plain, len(lead)))
+    return [names[token_id] if token_id in names else next(texts) for token_id in ids]
 
-    def decode(some: Sequence[int]) -> str:
-        return tokenizer.decode(list(some), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    everything = [*before, *ids]
-    first = max(0, len(before) - _WINDOW)
-    known = decode(everything[first : len(before)]) if before else ""
+def _growth(tokenizer: Any, ids: Sequence[int], lead: int) -> list[str]:
+    """What each id after the first ``lead`` adds, decoding a few ids at a time so that the work is linear."""
+
+    def decode(start: int, stop: int) -> str:
+        some = list(ids[start:stop])
+        return tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    begin = first = _between_characters(decode, max(0, lead - _WINDOW), len(ids))
+    known, waiting = "", 0
+    sound = [first]
+    texts: dict[int, str] = {}
+
+    def text_to(end: int) -> str:
+        if end not in texts:
+            texts[end] = decode(first, end)
+        return texts[end]
+
     pieces: list[str] = []
-    for end in range(len(before) + 1, len(everything) + 1):
-        text = decode(everything[first:end])
-        incomplete = text.endswith("\ufffd") and end < len(everything)
-        if incomplete:
+    for end in range(first + 1, len(ids) + 1):
+        text = text_to(end)
+        ahead = range(end + 1, min(end + _SHARED, len(ids) + 1))
+        if waiting < _SHARED - 1 and text.endswith(_BROKEN) and _still_open(text, [text_to(k) for k in ahead]):
             pieces.append("")
+            waiting += 1
             continue
-        pieces.append(text[len(known) :] if text.startswith(known) else decode(everything[end - 1 : end]))
-        known = text
+        pieces.append(text[len(known) :] if text.startswith(known) else decode(end - 1 - waiting, end))
+        known, waiting = text, 0
+        sound.append(end)
         if end - first > 4 * _WINDOW:
-            first = end - _WINDOW
-            known = decode(everything[first:end])
-    return pieces
+            # Starting inside a character would break it, and every byte token of the run after it.
+            first = max(place for place in sound if place <= end - _WINDOW)
+            sound = [place for place in sound if place >= first]
+            texts.clear()
+            known = text_to(end)
+    return pieces[lead - begin :]
 
 
-def encode_ids(
-    tokenizer: Any, ids: Sequence[int], *, before: Sequence[int] = (), segment: str = ""
-) -> Encoded:
+def _still_open(text: str, later: Sequence[str]) -> bool:
+    """Whether the broken end of a text is the beginning of a character that the next ids complete."""
+    return bool(later) and (later[0] == text or not all(one.startswith(text) for one in later))
+
+
+def _between_characters(decode: Callable[[int, int], str], first: int, count: int) -> int:
+    """The nearest place at or before ``first`` where no character is cut; ``first`` if there is none."""
+    for place in range(first, max(first - _SHARED, -1), -1):
+        ends = range(place + 1, min(place + _SHARED, count) + 1)
+        if not ends or any(not decode(place, end).startswith(_BROKEN) for end in ends):
+            return place
+    return first
+
+
+def encode_ids(tokenizer: Any, ids: Sequence[int], *, before: Sequence[int] = (), segment: str = "") -> Encoded:
     """View ids as text, by decoding them; the ids stay as they are.
 
     Args:
@@ -104,6 +145,7 @@ def encode_ids(
     Returns:
         The ids with text and spans.
     """
+    ids = [int(token_id) for token_id in ids]
     names = _special_names(tokenizer)
     text = ""
     pieces: list[str] = []
@@ -117,7 +159,7 @@ def encode_ids(
         spans.append((len(text), len(text) + len(piece)) if piece else None)
         text += piece
     return Encoded(
-        tuple(int(i) for i in ids),
+        tuple(ids),
         text,
         tuple(pieces),
         tuple(spans),
@@ -135,35 +177,83 @@ def encode_text(tokenizer: Any, text: str, *, special_tokens: bool = True) -> En
         special_tokens: Let the tokenizer add its begin and end tokens.
 
     Returns:
-        Ids with spans in ``text`` (fast tokenizers), or in the decoded text (slow ones). White space
-        in front of a token belongs to it.
+        Ids with spans in ``text`` (fast tokenizers), or in the decoded text (slow ones). Every character
+        belongs to one token: white space to the token after it, other characters that the tokenizer drops
+        to the token before, and a character that several tokens share to the last of them.
+
+    Raises:
+        InputError: The text holds half of a character (a lone surrogate).
     """
+    check_text(text, "the text")
     if not tokenizer.is_fast:
         return encode_ids(tokenizer, tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
     encoding = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True)
-    ids = encoding["input_ids"]
+    ids = tuple(encoding["input_ids"])
     names = _special_names(tokenizer)
-    offsets = encoding["offset_mapping"]
-    pieces: list[str] = []
-    spans: list[tuple[int, int] | None] = []
-    done = 0
-    for index, (token_id, (start, stop)) in enumerate(zip(ids, offsets, strict=True)):
-        if start == stop:
-            pieces.append(names.get(token_id, ""))
-            spans.append(None)
-            continue
-        start = done if start > done and text[done:start].isspace() else start
-        spans.append((start, stop))
-        if token_id in names:
-            pieces.append(names[token_id])
-            done = stop
-        elif index + 1 < len(ids) and tuple(offsets[index + 1]) == (start, stop):
-            pieces.append("")
-        else:
-            pieces.append(text[max(done, start) : stop])
-            done = max(done, stop)
+    spans = _disjoint(text, encoding["offset_mapping"])
+    pieces = tuple(
+        names[token_id] if token_id in names else "" if span is None else text[slice(*span)]
+        for token_id, span in zip(ids, spans, strict=True)
+    )
     special = tuple(token_id in names for token_id in ids)
-    return Encoded(tuple(ids), text, tuple(pieces), tuple(spans), ("",) * len(ids), special)
+    return Encoded(ids, text, pieces, tuple(spans), ("",) * len(ids), special)
+
+
+def _disjoint(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int] | None]:
+    """Spans that cover the text once, from offsets that may overlap (shared characters) and leave gaps."""
+    spans: list[tuple[int, int] | None] = [None] * len(offsets)
+    shown = [index for index, (start, stop) in enumerate(offsets) if start < stop]
+    done = 0
+    for index, following in zip_longest(shown, shown[1:]):
+        if following is None:
+            cut = len(text)
+        else:
+            stop, start = offsets[index][1], offsets[following][0]
+            cut = max(done, start if start <= stop else stop + len(text[stop:start].rstrip()))
+        if cut > done:
+            spans[index] = (done, cut)
+        done = cut
+    return spans
+
+
+def whole_numbers(values: Any) -> list[int] | None:
+    """The values as a list of Python integers, or None if they are anything else (truth values included).
+
+    Args:
+        values: A list, a tuple, a range, or a one-dimensional array or tensor.
+    """
+    if isinstance(values, str | bytes | bytearray | memoryview):
+        return None
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, Sequence):
+        return None
+    numbers = [whole_number(value) for value in values]
+    return None if None in numbers else [number for number in numbers if number is not None]
+
+
+def whole_number(value: Any) -> int | None:
+    """The value as a Python integer, or None if it is not one; numpy's and torch's integers are."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse text that no tokenizer can read.
+
+    Args:
+        text: The text.
+        what: Where it comes from, for the message.
+
+    Raises:
+        InputError: It holds half of a character (a lone surrogate).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what}: place {error.start} holds {text[error.start]!r}, half of a character (a lone surrogate). "
+            "Was it read with errors='surrogateescape'?"
+        ) from None
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, what: str) -> None:
@@ -189,4 +279,8 @@ def _special_names(tokenizer: Any) -> dict[int, str]:
     if tokenizer is None:
         return {}
     ids = tokenizer.all_special_ids
-    return dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
+    names = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
+    if tokenizer.is_fast:
+        # Marks of a chat template are often special without a role that `all_special_ids` knows.
+        names |= {i: one.content for i, one in tokenizer.added_tokens_decoder.items() if one.special}
+    return names

@@ -21,9 +21,11 @@ continuation:
 * **name** - the name of the hero, the friend or the pet, given earlier;
 * **pronoun** - he or she, decided by the noun that introduced the person (boy, queen ...); all names are
   used for both;
-* **object** - where a thing was put, with a second thing and a second place as rivals;
+* **object** - a thing, or the place where it was put, with another thing in another place as rival;
 * **agreement** - was or were, decided by the subject, across a clause that ends in another noun;
-* **two-hop** - what can be seen from the house: the house has a colour, and the colour has a place.
+* **two-hop** - the favorite place of the hero: first its color, which is the hero's favorite color, and then
+  the place that has this color. The rival place has another color; it is also far away, while the right one
+  is near the village, so a model may get there without matching the colors.
 
 Texts begin with the start token `<s>`, which the tokenizer adds, and end with `</s>`. To read a story, let
 the model continue "Once upon a time".
@@ -38,7 +40,8 @@ The Italian words agree in gender and number, and one English word decides the f
   sono arrivati.";
 * **lexical-...** - control items with nouns such as "queen", which bring their gender along.
 
-The second half of a kind says what the word is: article, noun, verb, participle or adjective. Without any
+The second half of a kind says what the word is: article, noun, verb, participle or adjective. A finite verb
+is decided by the English verb as well as by its subject, and both are listed as its evidence. Without any
 word that tells the gender, a profession is translated by the masculine form, as the grammar has it; this is
 a convention of the data and no statement about people.
 

@@ -64,7 +64,7 @@ CONTAINERS: tuple[str, ...] = tuple(
     """.split()
 )
 
-COLOURS: tuple[str, ...] = ("red", "blue", "green", "white", "yellow")
+COLORS: tuple[str, ...] = ("red", "blue", "green")
 
 LANDMARKS: tuple[str, ...] = tuple(
     """

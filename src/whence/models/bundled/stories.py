@@ -1,8 +1,8 @@
 """Short stories in which some words have exactly one right continuation.
 
-A story introduces its hero, plants a few facts (a friend, a pet, two things put away, two houses), lets
-a little time pass and then comes back to the facts. Each fact has a rival of the same class in the same
-story, so that neither the nearest nor the first word of a class is a safe guess.
+A story introduces its hero, plants a few facts (a friend, a pet, a thing put away, a favorite color and
+two places), lets a little time pass and then comes back to the facts. Each fact has a rival of the same
+class in the same story, so that neither the nearest nor the first word of a class is a safe guess.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from whence.models.bundled.example import Draft, Example, Slot
 from whence.models.bundled.lexicon import (
     ANIMALS,
     CLAUSES,
-    COLOURS,
+    COLORS,
     CONTAINERS,
     FEELINGS,
     GENDERED,
@@ -54,14 +54,14 @@ PUT_RIVAL = (
     " An old {thing2} was in the {box2}.",
     " A lost {thing2} lay in the {box2}.",
 )
-HOUSE_SETUP = (
-    " {=hero} lived in the {home} house.",
-    " {=She} lived in the {home} house.",
-    " The home of {hero} was the {home} house.",
+COLOR_SETUP = (
+    " The favorite color of {hero} was {liked}.",
+    " {=She} loved the color {liked}.",
+    " {=hero} liked everything that was {liked}.",
 )
-HOUSES = (
-    " The {colour} house was near the {mark} and the {colour2} house was near the {mark2}.",
-    " The {colour2} house was near the {mark2} and the {colour} house was near the {mark}.",
+COLOR_PLACES = (
+    " Near the village there was a {color} {mark}, and far away there was a {color2} {mark2}.",
+    " Far away there was a {color2} {mark2}, and near the village there was a {color} {mark}.",
 )
 AGREEMENT = (
     " The {head} {=clause} the {=near} {were} {=feeling}.",
@@ -93,12 +93,10 @@ PUT_END = (
     " Soon {hero} needed the {thing}, and it was still in the {box}.",
     " Later {she} took the {thing} out of the {box}.",
 )
-HOUSE_END = (
-    " From the window of the house {she} could see the {sight}.",
-    " After dinner {hero} looked out of the window at the {sight}.",
-    " Every night {hero} walked out of the door to the {sight}.",
-    " Everybody knew that the {colour} house was near the {by} and the {colour2} house was near the {by2}.",
-    " Everybody knew that the {colour2} house was near the {by2} and the {colour} house was near the {by}.",
+COLOR_END = (
+    " In the afternoon {hero} walked to the favorite place, the {liked} {sight}.",
+    " After dinner {she} went to the favorite place, the {liked} {sight}.",
+    " Every night {hero} dreamed of the favorite place, the {liked} {sight}.",
 )
 CLOSINGS = (
     " And so {hero} lived happily ever after.",
@@ -108,20 +106,20 @@ CLOSINGS = (
     " And that night {hero} slept well.",
 )
 
-SETUPS = {"friend": FRIEND_SETUP, "pet": PET_SETUP, "put": PUT_SETUP, "house": HOUSE_SETUP}
+SETUPS = {"friend": FRIEND_SETUP, "pet": PET_SETUP, "put": PUT_SETUP, "color": COLOR_SETUP}
 # Looking things up is the hardest to learn, so it comes most often.
 THEMES = (
-    ("put", "house"),
-    ("put", "house"),
+    ("put", "color"),
+    ("put", "color"),
     ("put", "friend"),
     ("put", "pet"),
-    ("house", "friend"),
-    ("house", "pet"),
+    ("color", "friend"),
+    ("color", "pet"),
     ("friend", "pet"),
     ("put",),
-    ("house",),
+    ("color",),
 )
-ENDS = {"friend": FRIEND_END, "pet": PET_END, "put": PUT_END, "house": HOUSE_END}
+ENDS = {"friend": FRIEND_END, "pet": PET_END, "put": PUT_END, "color": COLOR_END}
 
 
 def _others(words: tuple[str, ...], word: str, *rivals: str) -> tuple[str, ...]:
@@ -161,14 +159,12 @@ def _facts(rng: random.Random) -> dict[str, Slot]:
         "thing2": Slot(things[1], "thing2"),
         "box2": Slot(boxes[1], "box2"),
     }
-    colours, marks = rng.sample(COLOURS, 2), rng.sample(LANDMARKS, 2)
-    slots["home"] = Slot(colours[0], "home")
-    for suffix, colour, mark, rival in (("", *colours[:1], *marks), ("2", *colours[1:], *marks[::-1])):
-        needs, others = ("mark" + suffix, "colour" + suffix), _others(LANDMARKS, mark, rival)
-        slots["colour" + suffix] = Slot(colour, "colour" + suffix)
+    colors, marks = rng.sample(COLORS, 2), rng.sample(LANDMARKS, 2)
+    slots["liked"] = Slot(colors[0], "liked", "two-hop", ("liked",), _others(COLORS, *colors))
+    for suffix, color, mark in zip(("", "2"), colors, marks, strict=True):
+        slots["color" + suffix] = Slot(color, "color" + suffix)
         slots["mark" + suffix] = Slot(mark, "mark" + suffix)
-        slots["by" + suffix] = Slot(mark, "mark" + suffix, "object", needs, others)
-    slots["sight"] = Slot(marks[0], "mark", "two-hop", ("mark", "colour", "home"), _others(LANDMARKS, *marks))
+    slots["sight"] = Slot(marks[0], "mark", "two-hop", ("mark", "color", "liked"), _others(LANDMARKS, *marks))
     return slots
 
 
@@ -216,9 +212,9 @@ def story(rng: random.Random) -> tuple[Example, str]:
         say(*SETUPS[theme])
         if theme == "put" and not rival_first:
             say(*PUT_RIVAL)
-        if theme == "house":
-            say(*HOUSES)
-    if rng.random() < 0.6 or "house" not in themes:
+        if theme == "color":
+            say(*COLOR_PLACES)
+    if rng.random() < 0.6 or "color" not in themes:
         say(*(" " + sentence for sentence in WEATHER))
     if rng.random() < 0.35:
         # The prompt stops between subject and verb, or else the subject would not be part of it.

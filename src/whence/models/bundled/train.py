@@ -52,7 +52,7 @@ class Recipe:
 
 
 RECIPES = {
-    "stories": Recipe(vocabulary=1100, steps=12000, batch=32, rate=5e-3),
+    "stories": Recipe(vocabulary=1100, steps=12000, batch=32, rate=4e-3),
     "en-it": Recipe(vocabulary=800, steps=6000, batch=96),
 }
 
@@ -176,7 +176,7 @@ def _optimizers(model: PreTrainedModel, rate: float) -> list[torch.optim.Optimiz
 
 def _rate(progress: float) -> float:
     """Share of the full learning rate: a short warm-up, then a straight line to zero."""
-    return min(progress / 0.03, (1 - progress) / 0.7, 1.0)
+    return min(progress / 0.03, (1 - progress) / 0.5, 1.0)
 
 
 def fit(

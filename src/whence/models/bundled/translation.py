@@ -57,12 +57,12 @@ GENDER = (
 )
 NUMBER = (
     ("{T} {noun} {verb}{c}.", "{L}{A}{_}{N} {si}{is} {PART}{C}."),
-    ("{T} {noun} seemed {adj}{c}.", "{L}{A}{_}{N} {SEEMED} {ADJ}{C}."),
+    ("{T} {noun} {seemed} {adj}{c}.", "{L}{A}{_}{N} {SEEMED} {ADJ}{C}."),
     ("{T} {noun} {verb} {adj}.", "{L}{A}{_}{N} {si}{is} {PART} {ADJ}."),
     ("{T} {noun} {saw} the {noun2}{c}.", "{L}{A}{_}{N} {HAS} {SAW} {a2}{_2}{N2}{C}."),
     ("{T} {noun} {lost} the {thing}{c}.", "{L}{A}{_}{N} {HAS} {LOST} {THE_THING}{C}."),
     (
-        "{T} {noun} {said} that the {noun2} seemed {adj2}.",
+        "{T} {noun} {said} that the {noun2} {seemed2} {adj2}.",
         "{L}{A}{_}{N} {HAS} {SAID} che {a2}{_2}{N2} {SEEMED2} {ADJ2}.",
     ),
 )
@@ -70,6 +70,7 @@ NUMBER = (
 IS: Forms = ("è", "è", "sono", "sono")
 HAS: Forms = ("ha", "ha", "hanno", "hanno")
 SEEMED: Forms = ("sembrava", "sembrava", "sembravano", "sembravano")
+VERBS: tuple[str, ...] = tuple(dict.fromkeys((*IS, *HAS, *SEEMED)))
 POSSESSIVE = {"suo": "il", "sua": "la", "suoi": "i", "sue": "le"}
 
 
@@ -97,6 +98,14 @@ class Referent:
     def agreeing(self, part: str, forms: Forms) -> Slot:
         """Make a word agree with this referent; it is determined if its forms differ."""
         return self._slot(part, self.form(forms), [forms[f + 2 * p] for f, p in self._rivals()])
+
+    def verb(self, forms: Forms, cue: str) -> Slot:
+        """Make a finite verb agree; which verb it is depends on the English verb, filed under `cue`."""
+        text = self.form(forms)
+        if self.family == "gender":
+            return Slot(text)
+        others = tuple(verb for verb in VERBS if verb != text)
+        return Slot(text, self.key, f"{self.family}-verb", (self.key, cue), others)
 
     def article(self, *, to: bool = False, capital: bool = False) -> Slot:
         """Give the definite article, or the preposition "a" that has swallowed it."""
@@ -126,7 +135,8 @@ class Referent:
             "TO" + suffix: self.article(to=True),
             "_" + suffix: Slot("" if small.text.endswith("'") else " "),
             "N" + suffix: self.agreeing("noun", self.word.forms),
-            "SEEMED" + suffix: self.agreeing("verb", SEEMED),
+            "seemed" + suffix: Slot("seemed", "verb" + suffix),
+            "SEEMED" + suffix: self.verb(SEEMED, "verb" + suffix),
         }
 
 
@@ -152,10 +162,10 @@ def _verb_slots(rng: random.Random, english: str, subject: Referent) -> tuple[di
     verbs: tuple[Verb, ...] = MOVING if moving else rng.choice((AT_A_PLACE, ANYWHERE))
     verb = rng.choice(verbs)
     slots = {
-        "verb": Slot(verb.english),
+        "verb": Slot(verb.english, "verb"),
         "si": Slot("si " if verb.reflexive else ""),
         "and": Slot("e " if verb.reflexive else "ed "),
-        "is": subject.agreeing("verb", IS),
+        "is": subject.verb(IS, "verb"),
         "PART": subject.agreeing("participle", verb.forms),
     }
     return slots, "place" if verbs is AT_A_PLACE else "time"
@@ -185,10 +195,11 @@ def _word_slots(rng: random.Random, subject: Referent, other: Referent) -> dict[
     said, lost, saw = rng.choice(SAYING), rng.choice(HANDLING), rng.choice(MEETING)
     thing, the, possessive, italian = rng.choice(THINGS)
     pet, his_pet = rng.choice(COMPANIONS)
-    pairs = {"said": said, "lost": lost, "saw": saw, "pet": (pet, his_pet)}
-    slots = {key: Slot(pair[0]) for key, pair in pairs.items()}
+    pairs = {"said": said, "lost": lost, "saw": saw}
+    slots = {key: Slot(pair[0], "verb") for key, pair in pairs.items()}
     slots |= {key.upper(): Slot(pair[1]) for key, pair in pairs.items()}
     return slots | {
+        "pet": Slot(pet),
         "HIS_PET": Slot(his_pet),
         "thing": Slot(thing),
         "HIS_THING": Slot(f"{POSSESSIVE[possessive]} {possessive} {italian}"),
@@ -197,7 +208,7 @@ def _word_slots(rng: random.Random, subject: Referent, other: Referent) -> dict[
         "ADJ": subject.agreeing("adjective", adjective.forms),
         "adj2": Slot(adjective2.english),
         "ADJ2": other.agreeing("adjective", adjective2.forms),
-        "HAS": subject.agreeing("verb", HAS),
+        "HAS": subject.verb(HAS, "verb"),
     }
 
 
