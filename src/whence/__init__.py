@@ -50,7 +50,29 @@ _HOME = {
     "load_attribution": "scores",
 }
 
-__all__ = sorted([*_HOME, "__version__"])
+__all__ = [
+    "METHODS",
+    "STEP_FUNCTIONS",
+    "Attribution",
+    "Attributions",
+    "CheckFailed",
+    "FileFormatError",
+    "InputError",
+    "InputXGradient",
+    "IntegratedGradients",
+    "Model",
+    "ModelError",
+    "NonFiniteScore",
+    "Saliency",
+    "Scores",
+    "StepFunction",
+    "UnknownNameError",
+    "UnsupportedError",
+    "WhenceError",
+    "__version__",
+    "load",
+    "load_attribution",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from whence.attribute import Question
     from whence.probe.probe import ModelProbe
+    from whence.question import Question
     from whence.text.encoded import Encoded
 
 _MERGES = {
@@ -158,10 +158,18 @@ def _checks(question: Question, gaps: Sequence[Gap], row: int, columns: int) -> 
     made = []
     for gap in gaps:
         ratio = (gap.gap[row, :columns].double() / gap.scale[row, :columns].double()).max()
-        tolerance = {"exact": _EXACT[item], "quadrature": _QUADRATURE[item]}.get(gap.tolerance, gap.tolerance)
+        tolerance = _tolerance(gap, item)
         passed = None if tolerance is None else bool(ratio <= tolerance)
         made.append(Check(gap.name, float(ratio), tolerance, passed, gap.note))
     return made
+
+
+def _tolerance(gap: Gap, item: int) -> float | None:
+    if gap.tolerance == "exact":
+        return _EXACT[item]
+    if gap.tolerance == "quadrature":
+        return _QUADRATURE[item]
+    return gap.tolerance
 
 
 def _step_scores(

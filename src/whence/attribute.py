@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from whence.answers import assemble
-from whence.core.contract import AbstractMethod, Need
-from whence.core.errors import InputError, UnsupportedError
+from whence.core.contract import AbstractMethod
+from whence.core.errors import InputError
 from whence.core.progress import Progress
-from whence.methods import resolve_method
 from whence.models.model import Model
 from whence.probe.baseline import resolve_baseline
-from whence.probe.batch import Batch, Forced, collate, force
+from whence.probe.batch import Batch, collate, force
 from whence.probe.estimate import DryProbe, Estimate
 from whence.probe.layers import find_layers
 from whence.probe.probe import ModelProbe, measure_batch
+from whence.question import SIDES, Question, ask, fixed_tokens
 from whence.scores import Attribution, Attributions
-from whence.step_functions import StepFunction, resolve_step_function
+from whence.step_functions import StepFunction
 from whence.text.continuation import encode_continuation
 from whence.text.encoded import Encoded
 from whence.text.prompt import is_batch
@@ -30,31 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-SIDES = ("source", "prefix")
-MODES = ("auto", "reverse", "forward")
-KEEPS = ("auto", "special", "template", "none")
 DEFAULT_BATCH = 8
-
-
-@dataclass(frozen=True)
-class Question:
-    """Everything `attribute` was asked, checked once."""
-
-    model: Model
-    method: AbstractMethod
-    target: StepFunction
-    step_scores: tuple[StepFunction, ...]
-    steps: Any
-    segments: Any
-    layer: Any
-    baseline: Any
-    keep: Any
-    sides: tuple[str, ...]
-    mode: str
-    seed: int
-    strict: bool
-    generate: Mapping[str, Any]
-    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 def attribute(
@@ -134,10 +110,24 @@ def attribute(
         >>> out = model.attribute("Once upon a time", method="integrated_gradients", n_steps=20)
         >>> out.show()
     """
-    question = _question(
-        model, method, target, step_scores, contrast, steps, segments, layer, baseline, keep, sides, mode, seed,
-        strict, generate, method_options,
-    )  # fmt: skip
+    question = ask(
+        model,
+        method_options,
+        method=method,
+        target=target,
+        step_scores=step_scores,
+        contrast=contrast,
+        steps=steps,
+        segments=segments,
+        layer=layer,
+        baseline=baseline,
+        keep=keep,
+        sides=sides,
+        mode=mode,
+        seed=seed,
+        strict=strict,
+        generate=generate,
+    )
     prompts, continuations, several = _inputs(model, prompt, continuation)
     size = batch_size if batch_size is not None else DEFAULT_BATCH
     if not isinstance(size, int) or size < 1:
@@ -165,18 +155,18 @@ def estimate(model: Model, prompt: Any, continuation: Any = None, **options: Any
     Returns:
         The estimate.
     """
-    defaults: dict[str, Any] = {
-        "method": "input_x_gradient", "target": "probability", "step_scores": (), "contrast": None,
-        "steps": None, "segments": "token", "layer": None, "baseline": "auto", "keep": "auto", "sides": SIDES,
-        "mode": "auto", "seed": 0, "strict": False, "generate": None,
-    }  # fmt: skip
-    unused = ("batch_size", "progress")
-    own = {key: options.pop(key, value) for key, value in defaults.items()}
-    method_options = {key: value for key, value in options.items() if key not in unused}
-    question = _question(model, *own.values(), method_options)
+    signature = inspect.signature(attribute).parameters
+    asked = {
+        name: options.pop(name, parameter.default)
+        for name, parameter in signature.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    for name in ("batch_size", "progress"):
+        del asked[name]
+    question = ask(model, options, **asked)
     encoded = model.encode(prompt)
     if continuation is None and steps_need_text(question.steps):
-        count = int((own["generate"] or {}).get("max_new_tokens", model.default_new_tokens))
+        count = int(question.generate.get("max_new_tokens", model.default_new_tokens))
         continuation = [encoded.ids[-1]] * count
     batch = _collate(question, [encoded], [_continue(model, continuation, encoded)])
     probe = DryProbe(_probe(question, batch, [encoded], None, False))
@@ -187,44 +177,6 @@ def estimate(model: Model, prompt: Any, continuation: Any = None, **options: Any
 def steps_need_text(steps: Any) -> bool:
     """Whether the steps lie in the continuation, so that there must be one."""
     return not (isinstance(steps, str) and steps == "prompt")
-
-
-def _question(
-    model: Model, method: Any, target: Any, step_scores: Any, contrast: Any, steps: Any, segments: Any,
-    layer: Any, baseline: Any, keep: Any, sides: Any, mode: Any, seed: Any, strict: bool, generate: Any,
-    method_options: dict[str, Any],
-) -> Question:  # fmt: skip
-    made = resolve_method(method, method_options)
-    missing = made.needs - model.provides
-    if missing:
-        raise UnsupportedError(
-            f"{made.name} needs {', '.join(sorted(need.value for need in missing))}, which {model.name} at place "
-            f"{model.place!r} does not provide."
-        )
-    if contrast is not None:
-        raise UnsupportedError("contrast: comparing with another continuation or input is not in this version.")
-    function = resolve_step_function(target)
-    if Need.GRADIENTS in made.needs and not function.differentiable:
-        raise UnsupportedError(f"{made.name} differentiates, but {function.name} has no gradient; take another target.")
-    if made.auto_baseline is None and not (isinstance(baseline, str) and baseline == "auto"):
-        raise InputError(f"{made.name} compares with nothing, so baseline={baseline!r} would be ignored; leave it out.")
-    if made.auto_baseline == "zero" and isinstance(baseline, str) and baseline in ("auto", "zero"):
-        baseline = None
-    chosen = (sides,) if isinstance(sides, str) else tuple(sides)
-    if not chosen or not set(chosen) <= set(SIDES):
-        raise InputError(f"sides is 'source', 'prefix' or both, not {sides!r}.")
-    if mode not in MODES:
-        raise InputError(f"mode is one of {', '.join(MODES)}, not {mode!r}.")
-    if isinstance(keep, str) and keep not in KEEPS:
-        raise InputError(f"keep is one of {', '.join(KEEPS)}, or a list of positions, not {keep!r}.")
-    if isinstance(step_scores, str):
-        step_scores = (step_scores,)
-    find_layers(model.architecture, layer)
-    scores = tuple(resolve_step_function(one) for one in step_scores)
-    return Question(
-        model, made, function, scores, steps, segments, layer, baseline, keep, chosen, mode, int(seed), strict,
-        dict(generate or {}),
-    )  # fmt: skip
 
 
 def _inputs(model: Model, prompt: Any, continuation: Any) -> tuple[list[Encoded], list[Any], bool]:
@@ -322,38 +274,6 @@ def _probe(
         thorough=question.strict,
         progress=progress,
     )
-
-
-def fixed_tokens(question: Question, sequence: Forced, prompt: Encoded) -> list[bool]:
-    """Which tokens keep their true value in the baseline.
-
-    Args:
-        question: What was asked.
-        sequence: The sequence.
-        prompt: Its prompt.
-
-    Returns:
-        One flag per token of the token axis.
-
-    Raises:
-        InputError: A position outside the token axis.
-    """
-    keep = question.keep
-    if keep == "auto":
-        keep = "template" if "template" in prompt.segments else "special"
-    if not isinstance(keep, str):
-        places = list(keep)
-        count = len(sequence.tokens)
-        if any(not (isinstance(k, int) and -count <= k < count) for k in places):
-            raise InputError(f"keep: positions go from 0 to {count - 1}, not {places!r}.")
-        chosen = {k % count for k in places}
-        flags = [k in chosen for k in range(count)]
-    else:
-        flags = [
-            (keep != "none" and token.special) or (keep == "template" and token.segment == "template")
-            for token in sequence.tokens
-        ]
-    return [kept or token.side not in question.sides for kept, token in zip(flags, sequence.tokens, strict=True)]
 
 
 def _info(question: Question, probe: ModelProbe) -> dict[str, Any]:

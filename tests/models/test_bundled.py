@@ -228,8 +228,7 @@ def test_prompt_and_continuation_join(seed: int) -> None:
     _, tokenizer = loaded("stories")
     example = one("stories", seed)
     apart = (
-        tokenizer(example.prompt)["input_ids"]
-        + tokenizer(example.continuation, add_special_tokens=False)["input_ids"]
+        tokenizer(example.prompt)["input_ids"] + tokenizer(example.continuation, add_special_tokens=False)["input_ids"]
     )
     assert example.continuation.startswith(" ")
     assert apart == tokenizer(example.prompt + example.continuation)["input_ids"]
@@ -263,11 +262,7 @@ def test_words_split_into_pieces(name: str) -> None:
     """A good part of the determined words has more than one piece."""
     _, tokenizer = loaded(name)
     counts = [
-        len(
-            tokenizer(" " + example.continuation[word.start : word.stop], add_special_tokens=False)[
-                "input_ids"
-            ]
-        )
+        len(tokenizer(" " + example.continuation[word.start : word.stop], add_special_tokens=False)["input_ids"])
         for example in bundled.examples(name, 100, 2)
         for word in example.determined
         if word.kind.endswith(("name", "object", "two-hop", "noun"))
@@ -309,9 +304,7 @@ def test_accuracy(name: str) -> None:
 
 def test_evaluate_uses_the_shipped_model() -> None:
     """The public function measures the checkpoint inside the package."""
-    assert bundled.evaluate("whence/en-it", 20, 7) == measure(
-        *loaded("en-it"), list(bundled.examples("en-it", 20, 7))
-    )
+    assert bundled.evaluate("whence/en-it", 20, 7) == measure(*loaded("en-it"), list(bundled.examples("en-it", 20, 7)))
 
 
 def test_story_from_its_opening() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -18,6 +19,9 @@ PAD, BOS, EOS, UNK = range(4)
 # Kinds that can write any text, so that nothing of it becomes an unknown word; and all kinds.
 LOSSLESS = ("bytes", "trimmed", "fallback")
 KINDS = (*LOSSLESS, "unigram", "wordpiece", "words")
+
+# Enough to meet every kind of trouble in the texts below, times the kinds of tokenizers.
+few = settings(max_examples=40, deadline=None)
 
 _FRAGMENTS = [
     "Hello", " world", "the cat", "don't", "日", "本", "你好。", "हिन्दी", "é", "e\u0301", "½", "🤗", "👩‍👩‍👧", "❤️",
@@ -35,7 +39,7 @@ def tokenizer_of(kind: str) -> PreTrainedTokenizerFast:
     if trainer is not None:
         inner.train_from_iterator([TEXT] * 4, trainer)
     ends = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", BOS), ("</s>", EOS)])
-    trim = [processors.ByteLevel(trim_offsets=True)] if kind == "trimmed" else []
+    trim = [processors.ByteLevel(add_prefix_space=False, trim_offsets=True)] if kind == "trimmed" else []
     inner.post_processor = processors.Sequence([*trim, ends])
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=inner, **names)

@@ -98,7 +98,7 @@ def attribute(
         if save is not None:
             out.save(save)
         if as_json:
-            made = out.to_dict() if single else [one.to_dict() for one in out]
+            made = out.to_dict() if isinstance(out, whence.Attribution) else [one.to_dict() for one in out]
             typer.echo(json.dumps(made, ensure_ascii=False, allow_nan=False))
         elif not quiet:
             out.show()

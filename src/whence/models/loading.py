@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,8 @@ def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, option
     try:
         config = AutoConfig.from_pretrained(where, **_hub_options(options))
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        hf: Any = auto.from_pretrained(where, **kwargs)
+        with _quiet(name.startswith("whence/")):
+            hf: Any = auto.from_pretrained(where, **kwargs)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"{name} could not be loaded: {error}\nGive a Hugging Face hub id (with access to the hub), a "
@@ -138,6 +141,21 @@ def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, option
     if device_map is None:
         hf.to(device)
     return hf, _tokenizer(where, options, required=False)
+
+
+@contextmanager
+def _quiet(quiet: bool) -> Iterator[None]:
+    """No progress bar of transformers for models that load in an instant."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if quiet:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if quiet and shown:
+            logging.enable_progress_bar()
 
 
 def _tokenizer(where: str, options: dict[str, Any], *, required: bool) -> Any:

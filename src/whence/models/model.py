@@ -206,7 +206,10 @@ class Model:
                 "generate= makes one continuation of ids; leave out num_return_sequences and return_dict_in_generate."
             )
         config = self.generation_config
-        if not {"max_new_tokens", "max_length"} & set(options) and config.max_new_tokens is None:
+        if "max_new_tokens" in options:
+            # The checkpoint's own limit would only be talked about in a warning.
+            options.setdefault("max_length", None)
+        elif "max_length" not in options and config.max_new_tokens is None and config.max_length is None:
             options["max_new_tokens"] = self.default_new_tokens
         eos = options.get("eos_token_id", config.eos_token_id)
         ends = set(eos if isinstance(eos, list | tuple) else [eos]) - {None}

@@ -10,6 +10,8 @@ from typing import Any
 from whence.core.errors import InputError
 from whence.core.tokens import Side, Token
 
+Span = tuple[int, int]
+
 # Tokens of context that are decoded together with a new one: enough for any character that
 # several tokens share, and for tokenizers whose decoder looks at its left neighbour.
 _WINDOW = 8
@@ -38,7 +40,7 @@ class Encoded:
     ids: tuple[int, ...]
     text: str
     pieces: tuple[str, ...]
-    spans: tuple[tuple[int, int] | None, ...]
+    spans: tuple[Span | None, ...]
     segments: tuple[str, ...]
     special: tuple[bool, ...]
 
@@ -149,7 +151,7 @@ def encode_ids(tokenizer: Any, ids: Sequence[int], *, before: Sequence[int] = ()
     names = _special_names(tokenizer)
     text = ""
     pieces: list[str] = []
-    spans: list[tuple[int, int] | None] = []
+    spans: list[Span | None] = []
     for token_id, piece in zip(ids, decode_pieces(tokenizer, ids, before), strict=True):
         if token_id in names:
             pieces.append(names[token_id])
@@ -190,18 +192,30 @@ def encode_text(tokenizer: Any, text: str, *, special_tokens: bool = True) -> En
     encoding = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True)
     ids = tuple(encoding["input_ids"])
     names = _special_names(tokenizer)
-    spans = _disjoint(text, encoding["offset_mapping"])
+    special = tuple(token_id in names for token_id in ids)
+    spans = _disjoint(text, _with_white_space(text, encoding["offset_mapping"], special))
     pieces = tuple(
         names[token_id] if token_id in names else "" if span is None else text[slice(*span)]
         for token_id, span in zip(ids, spans, strict=True)
     )
-    special = tuple(token_id in names for token_id in ids)
     return Encoded(ids, text, pieces, tuple(spans), ("",) * len(ids), special)
 
 
-def _disjoint(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int] | None]:
+def _with_white_space(text: str, offsets: Sequence[Span], special: Sequence[bool]) -> list[Span]:
+    """Give tokens of white space their characters back, where the tokenizer trims offsets (as RoBERTa's)."""
+    widened: list[Span] = []
+    done = 0
+    for (start, stop), flagged in zip(offsets, special, strict=True):
+        if start == stop and not flagged:
+            start = min(stop, done + len(text[done:stop].rstrip()))
+        widened.append((start, stop))
+        done = max(done, stop)
+    return widened
+
+
+def _disjoint(text: str, offsets: Sequence[Span]) -> list[Span | None]:
     """Spans that cover the text once, from offsets that may overlap (shared characters) and leave gaps."""
-    spans: list[tuple[int, int] | None] = [None] * len(offsets)
+    spans: list[Span | None] = [None] * len(offsets)
     shown = [index for index, (start, stop) in enumerate(offsets) if start < stop]
     done = 0
     for index, following in zip_longest(shown, shown[1:]):

@@ -59,9 +59,7 @@ def _padded(rows: list[list[int]], pad: int) -> Tensor:
     return torch.tensor([row + [pad] * (width - len(row)) for row in rows])
 
 
-def predictions(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: list[Example]
-) -> list[list[int]]:
+def predictions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: list[Example]) -> list[list[int]]:
     """Predict each token of each continuation from the true text before it.
 
     Args:
@@ -89,10 +87,7 @@ def predictions(
         inputs = {"input_ids": ids, "attention_mask": (ids != pad).long()}
     with torch.no_grad():
         best = model(**{key: value.to(model.device) for key, value in inputs.items()}).logits.argmax(-1)
-    return [
-        row[start : start + len(target)]
-        for row, start, target in zip(best.tolist(), starts, targets, strict=True)
-    ]
+    return [row[start : start + len(target)] for row, start, target in zip(best.tolist(), starts, targets, strict=True)]
 
 
 def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sample: list[Example]) -> Accuracy:

@@ -109,7 +109,5 @@ class Draft:
                 Span("source", start, stop) if stop <= at else Span("prefix", start - at, stop - at)
                 for start, stop in word.evidence
             )
-            determined.append(
-                Determined(word.kind, word.start - at, word.stop - at, evidence, word.alternatives)
-            )
+            determined.append(Determined(word.kind, word.start - at, word.stop - at, evidence, word.alternatives))
         return Example(self.text[:at], self.text[at:], tuple(determined))

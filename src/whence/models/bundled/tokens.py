@@ -39,11 +39,9 @@ def _decided(pieces: list[int], rivals: list[list[int]]) -> list[bool]:
     ]
 
 
-def _rivals(word: Determined, text: str, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    # The space before a word belongs to its first token.
-    lead = " " if text[max(word.start - 1, 0) : word.start] == " " else ""
-    rest = [lead + other for other in word.alternatives]
-    return tokenizer(rest, add_special_tokens=False)["input_ids"] if rest else []
+def _lead(word: Determined, text: str) -> str:
+    """The space before a word, which is part of its first token or a token of its own."""
+    return " " if text[max(word.start - 1, 0) : word.start] == " " else ""
 
 
 def determined_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[DeterminedToken]:
@@ -66,13 +64,15 @@ def determined_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> l
     ids = target["input_ids"]
     found = []
     for word in example.determined:
-        steps = _touching(places["prefix"], word.start, word.stop)
+        lead = _lead(word, example.continuation)
+        steps = _touching(places["prefix"], word.start - len(lead), word.stop)
         evidence = tuple(
             (span.side, index)
             for span in word.evidence
             for index in _touching(places[span.side], span.start, span.stop)
         )
-        decided = _decided([ids[step] for step in steps], _rivals(word, example.continuation, tokenizer))
+        rivals = tokenizer([lead + other for other in word.alternatives], add_special_tokens=False)
+        decided = _decided([ids[step] for step in steps], rivals["input_ids"])
         found += [
             DeterminedToken(step, word.kind, ids[step], evidence)
             for step, open_piece in zip(steps, decided, strict=True)

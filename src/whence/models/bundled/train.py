@@ -109,8 +109,9 @@ def _misled(
     """Put wrong forms into half of the agreeing words of a translation."""
     ids = list(ids)
     for word in example.determined:
-        steps = [i for i, (first, last) in enumerate(places) if first < word.stop and last > word.start]
         lead = example.continuation[: word.start][-1:].replace("'", "")
+        start = word.start - len(lead)
+        steps = [i for i, (first, last) in enumerate(places) if first < word.stop and last > start]
         wrong = pieces(lead + random.choice(word.alternatives))
         if len(wrong) == len(steps) and random.random() < 0.5:
             ids[steps[0] : steps[-1] + 1] = wrong
@@ -123,9 +124,7 @@ def pair_batch(
     """Turn sentence pairs into model inputs, labels and weights of the labels."""
     pad, unknown = tokenizer.pad_token_id, tokenizer.unk_token_id
     sources = tokenizer([e.prompt for e in batch])["input_ids"]
-    targets = tokenizer(
-        [e.continuation for e in batch], add_special_tokens=False, return_offsets_mapping=True
-    )
+    targets = tokenizer([e.continuation for e in batch], add_special_tokens=False, return_offsets_mapping=True)
     rows, offsets = targets["input_ids"], targets["offset_mapping"]
 
     def pieces(text: str) -> list[int]:
@@ -135,9 +134,7 @@ def pair_batch(
         _misled(example, row, places, pieces) if random.random() < recipe.misled else row
         for example, row, places in zip(batch, rows, offsets, strict=True)
     ]
-    weights = [
-        [*_weights(example, places, 0, recipe), 1.0] for example, places in zip(batch, offsets, strict=True)
-    ]
+    weights = [[*_weights(example, places, 0, recipe), 1.0] for example, places in zip(batch, offsets, strict=True)]
     labels = _pad([[*row, tokenizer.eos_token_id] for row in rows], IGNORE)
     starts = _pad([[pad, *row] for row in decoder], pad)
     ends = torch.tensor([len(row) - 1 for row in sources])
@@ -246,6 +243,8 @@ def train(name: str, folder: Path, recipe: Recipe, seed: int) -> None:
     model.cpu().eval()
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    # Weights come out readable by their owner only, which would break an installed package.
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     loaded, reread = load(folder)
     accuracy = measure(loaded, reread, list(examples(name, HELD_OUT, EVALUATION_SEED)))

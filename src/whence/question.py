@@ -1,0 +1,164 @@
+"""What `attribute` was asked, checked once, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from whence.core.contract import AbstractMethod, Need
+from whence.core.errors import InputError, UnsupportedError
+from whence.methods import resolve_method
+from whence.models.model import Model
+from whence.probe.batch import Forced
+from whence.probe.layers import find_layers
+from whence.step_functions import StepFunction, resolve_step_function
+from whence.text.encoded import Encoded
+
+SIDES = ("source", "prefix")
+MODES = ("auto", "reverse", "forward")
+KEEPS = ("auto", "special", "template", "none")
+
+
+@dataclass(frozen=True)
+class Question:
+    """The arguments of `whence.attribute.attribute`, resolved: the method and step functions as objects."""
+
+    model: Model
+    method: AbstractMethod
+    target: StepFunction
+    step_scores: tuple[StepFunction, ...]
+    steps: Any
+    segments: Any
+    layer: Any
+    baseline: Any
+    keep: Any
+    sides: tuple[str, ...]
+    mode: str
+    seed: int
+    strict: bool
+    generate: Mapping[str, Any]
+
+
+def ask(
+    model: Model,
+    method_options: dict[str, Any],
+    *,
+    method: Any,
+    target: Any,
+    step_scores: Any,
+    contrast: Any,
+    steps: Any,
+    segments: Any,
+    layer: Any,
+    baseline: Any,
+    keep: Any,
+    sides: Any,
+    mode: Any,
+    seed: Any,
+    strict: bool,
+    generate: Any,
+) -> Question:
+    """Check the arguments of `whence.attribute.attribute`.
+
+    Args:
+        model: The model.
+        method_options: Options of the method, when it is given by name.
+        method: See `whence.attribute.attribute`, as for all that follow.
+        target: The step function.
+        step_scores: Further step functions.
+        contrast: Not in this version.
+        steps: Which tokens to explain.
+        segments: What a feature is.
+        layer: Which layer.
+        baseline: What features are compared with.
+        keep: What keeps its true value.
+        sides: Which sides.
+        mode: Derivative mode.
+        seed: The seed.
+        strict: Raise when an identity fails.
+        generate: Options of generation.
+
+    Returns:
+        The question.
+
+    Raises:
+        InputError: An option cannot be used, or would be ignored.
+        UnknownNameError: A name that does not exist.
+        UnsupportedError: The method needs what the model or place cannot give.
+    """
+    made = resolve_method(method, method_options)
+    missing = made.needs - model.provides
+    if missing:
+        raise UnsupportedError(
+            f"{made.name} needs {', '.join(sorted(need.value for need in missing))}, which {model.name} at place "
+            f"{model.place!r} does not provide."
+        )
+    if contrast is not None:
+        raise UnsupportedError("contrast: comparing with another continuation or input is not in this version.")
+    function = resolve_step_function(target)
+    if Need.GRADIENTS in made.needs and not function.differentiable:
+        raise UnsupportedError(f"{made.name} differentiates, but {function.name} has no gradient; take another target.")
+    if made.auto_baseline is None and not (isinstance(baseline, str) and baseline == "auto"):
+        raise InputError(f"{made.name} compares with nothing, so baseline={baseline!r} would be ignored; leave it out.")
+    if made.auto_baseline == "zero" and isinstance(baseline, str) and baseline in ("auto", "zero"):
+        baseline = None
+    chosen = (sides,) if isinstance(sides, str) else tuple(sides)
+    if not chosen or not set(chosen) <= set(SIDES):
+        raise InputError(f"sides is 'source', 'prefix' or both, not {sides!r}.")
+    if mode not in MODES:
+        raise InputError(f"mode is one of {', '.join(MODES)}, not {mode!r}.")
+    if isinstance(keep, str) and keep not in KEEPS:
+        raise InputError(f"keep is one of {', '.join(KEEPS)}, or a list of positions, not {keep!r}.")
+    if isinstance(step_scores, str):
+        step_scores = (step_scores,)
+    find_layers(model.architecture, layer)
+    scores = tuple(resolve_step_function(one) for one in step_scores)
+    return Question(
+        model=model,
+        method=made,
+        target=function,
+        step_scores=scores,
+        steps=steps,
+        segments=segments,
+        layer=layer,
+        baseline=baseline,
+        keep=keep,
+        sides=chosen,
+        mode=mode,
+        seed=int(seed),
+        strict=strict,
+        generate=dict(generate or {}),
+    )
+
+
+def fixed_tokens(question: Question, sequence: Forced, prompt: Encoded) -> list[bool]:
+    """Which tokens keep their true value in the baseline.
+
+    Args:
+        question: What was asked.
+        sequence: The sequence.
+        prompt: Its prompt.
+
+    Returns:
+        One flag per token of the token axis.
+
+    Raises:
+        InputError: A position outside the token axis.
+    """
+    keep = question.keep
+    if keep == "auto":
+        keep = "template" if "template" in prompt.segments else "special"
+    if not isinstance(keep, str):
+        places = list(keep)
+        count = len(sequence.tokens)
+        if any(not (isinstance(k, int) and -count <= k < count) for k in places):
+            raise InputError(f"keep: positions go from 0 to {count - 1}, not {places!r}.")
+        chosen = {k % count for k in places}
+        flags = [k in chosen for k in range(count)]
+    else:
+        flags = [
+            (keep != "none" and token.special) or (keep == "template" and token.segment == "template")
+            for token in sequence.tokens
+        ]
+    return [kept or token.side not in question.sides for kept, token in zip(flags, sequence.tokens, strict=True)]
