@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from whence.core.errors import CheckFailed as CheckFailed
     from whence.core.errors import FileFormatError as FileFormatError
     from whence.core.errors import InputError as InputError

@@ -92,15 +92,17 @@ def test_the_token_that_completes_a_character_carries_it(kind):
 
 
 def test_a_token_that_ends_inside_a_character_leaves_the_character_to_the_next():
-    # "Ġð" is a space with the first byte of an emoji, as real vocabularies have it.
-    names = ["Ġ", "ð", "Ł", "¤", "Ĺ", "a", "Ġð"]
-    inner = Tokenizer(models.BPE({name: k for k, name in enumerate(names)}, [("Ġ", "ð")]))
+    # "Ġð" is a space with the first byte of an emoji, "að" a letter with it; real vocabularies have such.
+    names = ["Ġ", "ð", "Ł", "¤", "Ĺ", "a", "Ġð", "að"]
+    inner = Tokenizer(models.BPE({name: k for k, name in enumerate(names)}, [("Ġ", "ð"), ("a", "ð")]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
-    encoded = encode_text(tokenizer, "a 🤗a")
-    assert encoded.pieces == ("a", " ", "", "", "🤗", "a")
-    assert encoded.spans == ((0, 1), (1, 2), None, None, (2, 3), (3, 4))
+    encoded = encode_text(tokenizer, "a 🤗a🤗a")
+    assert tokenizer.convert_ids_to_tokens(encoded.ids) == [*"a Ġð Ł ¤ Ĺ að Ł ¤ Ĺ a".split()]
+    assert encoded.pieces == ("a", "", "", "", " 🤗", "a", "", "", "🤗", "a")
+    assert encoded.spans[4:7] == ((1, 3), (3, 4), None)
+    assert encode_ids(tokenizer, encoded.ids) == encoded
 
 
 def test_a_special_token_written_in_the_text_has_its_name_and_place():

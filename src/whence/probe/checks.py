@@ -48,8 +48,9 @@ def derivative_gaps(
         gaps.append(Gap("leak", leak, scale, _LEAK * slack, "scores where a step cannot look"))
     if found["adjoint"] is not None:
         gap, size = (part.to(here) for part in found["adjoint"])
-        # Where the derivative is next to nothing beside the target, both modes are rounding noise.
-        size = torch.maximum(size, scale * _ADJOINT)
+        # A derivative that is next to nothing beside the target (a probability near 1) is the difference of
+        # large ones, and rounding is all the modes can differ by: it may be as large as in a no-op.
+        size = torch.maximum(size, scale * _NOOP / _ADJOINT)
         gaps.append(Gap("adjoint", gap, size, _ADJOINT * slack, "forward mode against reverse mode"))
     return tuple(gaps)
 

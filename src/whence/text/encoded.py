@@ -106,7 +106,11 @@ def _growth(tokenizer: Any, ids: Sequence[int], lead: int) -> list[str]:
         text = text_to(end)
         ahead = range(end + 1, min(end + _SHARED, len(ids) + 1))
         if waiting < _SHARED - 1 and text.endswith(_BROKEN) and _still_open(text, [text_to(k) for k in ahead]):
-            pieces.append("")
+            # Blanks in front of the character wait with it; anything visible is this token's own.
+            sure = text.rstrip(_BROKEN)
+            own = sure[len(known) :] if sure.startswith(known) else ""
+            pieces.append(own if own.strip() else "")
+            known = sure if own.strip() else known
             waiting += 1
             continue
         pieces.append(text[len(known) :] if text.startswith(known) else decode(end - 1 - waiting, end))
@@ -224,6 +228,9 @@ def _disjoint(text: str, offsets: Sequence[Span]) -> list[Span | None]:
         else:
             stop, start = offsets[index][1], offsets[following][0]
             cut = max(done, start if start <= stop else stop + len(text[stop:start].rstrip()))
+            if start < stop and text[done:cut].isspace():
+                # Blanks in front of a character that the next token shares go with the character.
+                cut = done
         if cut > done:
             spans[index] = (done, cut)
         done = cut

@@ -54,10 +54,11 @@ def segment_tokens(tokens: Sequence[Token], how: Any = "token") -> list[list[int
 
     Args:
         tokens: The token axis: source, then generated prefix.
-        how: ``"token"``; ``"word"``, ``"sentence"``, ``"line"`` or ``"paragraph"`` (on each side's own
-            text); ``"message"`` (the named segments of the prompt); ``{"split": regex}`` (the text between
-            matches, which end their segment); a list of character spans ``(start, stop)`` of the source
-            text; or a list of lists of token positions.
+        how: ``"token"``; ``"word"`` (with the blanks in front of it), ``"sentence"``, ``"line"`` or
+            ``"paragraph"`` (with the line breaks that end it), each on each side's own text; ``"message"``
+            (the named segments of the prompt); ``{"split": regex}`` (the text between matches, which end
+            their segment); a list of character spans ``(start, stop)`` of the source text; or a list of lists
+            of token positions.
 
     Returns:
         Groups of positions, ordered by their first position. Special tokens, and tokens outside every
@@ -107,7 +108,10 @@ def _cut(end: re.Pattern[str], text: str) -> list[Span]:
 
 
 def _words(text: str) -> list[Span]:
-    """Words, single CJK characters, and runs of anything else that is not white space."""
+    """Words, single CJK characters, and runs of anything else; each with the blanks in front of it.
+
+    So a token of one blank, which some tokenizers put before rare words, is part of the word.
+    """
     spans: list[Span] = []
     start, current = 0, "space"
     for place, char in enumerate(text):
@@ -119,10 +123,14 @@ def _words(text: str) -> list[Span]:
         if current == "word" and _joins(text, place):
             continue
         if kind == current and kind != "cjk":
+            start = place + 1 if char in "\r\n" else start
             continue
         if current != "space":
             spans.append((start, place))
-        start, current = place, kind
+            start = place
+        if kind == "space":
+            start = place + (char in "\r\n")
+        current = kind
     if current != "space":
         spans.append((start, len(text)))
     return spans

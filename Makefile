@@ -1,0 +1,76 @@
+# Every target makes the environment it needs, once. Only python3 (3.11 or newer) with venv, and make, must be there.
+#
+# VENV=DIR      use another environment than .venv
+# PYTHON=NAME   make it with another Python
+# ARGS='...'    options for pytest (make test) or for whence attribute (make demo)
+
+PYTHON ?= python3
+VENV ?= .venv
+SITE ?= site
+JOBS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints/dev.txt
+PINS := pyproject.toml constraints/dev.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types docs tutorials evidence wheel-test clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed ## attribute a story that the bundled model writes
+	$(BIN)/whence attribute "Once upon a time" $(ARGS)
+
+test: $(VENV)/.dev ## run the test suite
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+lint: $(VENV)/.dev ## check style, spelling and the project file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/validate-pyproject pyproject.toml
+
+format: $(VENV)/.dev ## put the code into its style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## check types
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.docs ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir "$(abspath $(SITE))"
+
+tutorials: $(VENV)/.docs ## run the tutorials, as scripts and as notebooks
+	$(BIN)/python scripts/run_tutorials.py
+
+evidence: $(VENV)/.installed ## measure all methods on texts with known evidence, and write the table in README.md
+	$(BIN)/python -m benchmarks.evidence --write README.md $(ARGS)
+
+wheel-test: $(VENV)/.dev ## build the wheel and use it in an environment of its own
+	scripts/check_wheel.sh $(BIN)/python
+
+clean: ## remove the environment, builds and caches
+	rm -rf .venv site dist build .pytest_cache .ruff_cache .hypothesis
+	find src tests docs tutorials benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "whence needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "Making the environment $(VENV); PyTorch is large, so this takes a few minutes."
+	$(PYTHON) -m venv "$(VENV)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(PINS)
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made $(PINS)
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.made $(PINS)
+	$(INSTALL) --editable '.[docs]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measurements of whence that take longer than a test."""
