@@ -20,9 +20,7 @@ SINKS = ("gpt_oss",)
 
 
 @cache
-def wrapped(
-    family: str, dtype: torch.dtype = torch.float32, attention: str = "eager"
-) -> tuple[Any, Architecture]:
+def wrapped(family: str, dtype: torch.dtype = torch.float32, attention: str = "eager") -> tuple[Any, Architecture]:
     """A model as `whence.load` makes it."""
     model = tiny_model(family, dtype, attention=attention).requires_grad_(False)
     found = architecture(model)

@@ -17,7 +17,7 @@ from whence.probe.baseline import resolve_baseline
 from whence.probe.batch import Batch, collate, force
 from whence.probe.estimate import DryProbe, Estimate
 from whence.probe.layers import find_layers
-from whence.probe.probe import ModelProbe, measure_batch
+from whence.probe.probe import ModelProbe, measure_batch, sum_columns
 from whence.question import SIDES, Question, ask, fixed_tokens
 from whence.scores import Attribution, Attributions
 from whence.step_functions import StepFunction
@@ -225,7 +225,7 @@ def _one_batch(question: Question, prompts: list[Encoded], given: list[Any], pro
     batch = _collate(question, prompts, texts)
     functions = [question.target, *question.step_scores]
     values = measure_batch(model, batch, functions)
-    here = (batch.columns * values[0].to(batch.columns)[:, None]).sum(-1)
+    here = sum_columns(batch.columns, values[0])
     probe = _probe(question, batch, prompts, here, progress)
     answer = question.method(probe)
     return assemble(question, probe, answer, prompts, values, _info(question, probe))
@@ -236,7 +236,8 @@ def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | N
 
     model = question.model
     start = model.decoder_start if model.encoder_decoder else None
-    sequences = [force(p, t, start, question.steps) for p, t in zip(prompts, texts, strict=True)]
+    name = "" if start is None else model.token_name(start)
+    sequences = [force(p, t, start, question.steps, name) for p, t in zip(prompts, texts, strict=True)]
     if any(one.spans for one in sequences) and not question.target.additive:
         raise InputError(
             f"a span is the sum of its steps, and {question.target.name} does not add up over steps. "

@@ -29,9 +29,7 @@ def test_fused_attention_gives_the_same_sites(family: str):
         torch.testing.assert_close(fused["blocks.0.attn.z"], torch.einsum("bhqk,bkhd->bqhd", pattern, v))
         return
     for name, value in eager.items():
-        torch.testing.assert_close(
-            fused[name], value, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        torch.testing.assert_close(fused[name], value, rtol=1e-3, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize("family", FUSED)

@@ -140,9 +140,7 @@ def test_generation_equals_transformers_and_stops_at_the_end_token(family):
     together = model.generate(prompts, max_new_tokens=6)
     for prompt, made in zip(prompts, together, strict=True):
         with torch.no_grad():
-            raw = hf.generate(
-                input_ids=torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0
-            )
+            raw = hf.generate(input_ids=torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0)
         expected = raw[0, 1 if model.encoder_decoder else len(prompt) :].tolist()
         assert list(made.ids) == expected
         end = hf.generation_config.eos_token_id
@@ -165,9 +163,7 @@ def test_embedding_rows_include_scaling_inside_the_module():
         model = whence.load(hf)
         for stack, found in model.embedding_rows([5, 9]).items():
             module = hf.get_encoder().get_input_embeddings() if stack == "encoder" else None
-            module = (
-                module or hf.get_decoder().get_input_embeddings() if hf.config.is_encoder_decoder else module
-            )
+            module = module or hf.get_decoder().get_input_embeddings() if hf.config.is_encoder_decoder else module
             module = module or hf.get_input_embeddings()
             everything = module(torch.arange(hf.get_input_embeddings().weight.shape[0])).detach()
             torch.testing.assert_close(found["rows"], everything[[5, 9]])

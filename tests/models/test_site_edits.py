@@ -91,9 +91,7 @@ def test_derivatives_flow_through_what_is_written(family: str):
     model, found = wrapped(family, dtype=torch.float64)
     inputs = tiny_inputs(family)
     start = "decoder." if found.encoder_decoder else ""
-    names = [
-        f"{start}blocks.0.{name}" for name in ("resid_pre", "attn.k", "attn.pattern", "attn.z", "resid_mid")
-    ]
+    names = [f"{start}blocks.0.{name}" for name in ("resid_pre", "attn.k", "attn.pattern", "attn.z", "resid_mid")]
     for name in [name for name in names if name in found.sites]:
         spec = found.site(name).spec
         with model.trace(**inputs, use_cache=False):

@@ -74,9 +74,7 @@ def test_reads_equal_what_transformers_reports(family: str):
     for stack, path in found.paths["embed"].items():
         model.get_submodule(path).register_forward_hook(keep(f"{stack} embed", "output"))
     with torch.no_grad():
-        output = model(
-            **tiny_inputs(family), use_cache=False, output_hidden_states=True, output_attentions=True
-        )
+        output = model(**tiny_inputs(family), use_cache=False, output_hidden_states=True, output_attentions=True)
     values = values_of(family)
     torch.testing.assert_close(values["logits"], output.logits)
     torch.testing.assert_close(values["unembed"], seen["unembed"])
@@ -90,9 +88,7 @@ def test_reads_equal_what_transformers_reports(family: str):
             if layer:
                 torch.testing.assert_close(values[f"{start}blocks.{layer - 1}.resid_post"], hidden[layer])
             pattern = output[f"{kind}attentions"][layer]
-            torch.testing.assert_close(
-                values[f"{start}blocks.{layer}.attn.pattern"], pattern, rtol=0, atol=1e-6
-            )
+            torch.testing.assert_close(values[f"{start}blocks.{layer}.attn.pattern"], pattern, rtol=0, atol=1e-6)
             if f"{start}blocks.{layer}.cross_attn.pattern" in values:
                 pattern = output.cross_attentions[layer]
                 own = values[f"{start}blocks.{layer}.cross_attn.pattern"]

@@ -23,7 +23,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"step_functions"}),
     frozenset({"probe"}),
     frozenset({"methods"}),
-    frozenset({"attribute", "answers"}),
+    frozenset({"question"}),
+    frozenset({"answers"}),
+    frozenset({"attribute"}),
     frozenset({"studies", "views"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
@@ -35,8 +37,6 @@ UPWARD_CALLS = {
     ("models/model.py", "whence.attribute"),
     ("scores/attribution.py", "whence.views.console"),
 }
-# Pairs on one floor: the room, the other room, and that only its types may be used.
-NEIGHBOURS = {("attribute", "answers"): False, ("answers", "attribute"): True}
 # Where a module's name may come from a table rather than from the source.
 TABLE_IMPORTS = {"__init__.py", "core/registry.py"}
 
@@ -45,7 +45,18 @@ LIBRARIES = {
     "nnsight": {"models", "probe"},
     "rich": {"views", "cli", "core/progress.py"},
     "typer": {"cli"},
-    "transformers": {"models", "text", "scores", "core", "step_functions", "probe", "attribute", "answers", "cli"},
+    "transformers": {
+        "models",
+        "text",
+        "scores",
+        "core",
+        "step_functions",
+        "probe",
+        "question",
+        "answers",
+        "attribute",
+        "cli",
+    },
 }
 
 # Modules with functions that travel, by their source, to the place where the model runs: those that are sent, ...
@@ -163,9 +174,6 @@ def floors(source: Source) -> Iterator[str]:
         if room not in FLOOR:
             if not (one.module == "whence" and here in ("cli", "__main__")):
                 yield f"line {one.line}: {one.module} {one.name} is in no room"
-        elif (here, room) in NEIGHBOURS:
-            if NEIGHBOURS[here, room] and not one.types_only:
-                yield f"line {one.line}: {here} may use {room} for types only"
         elif FLOOR[room] >= FLOOR[here]:
             yield f"line {one.line}: {here} imports {one.module}, which is not on a floor below"
 

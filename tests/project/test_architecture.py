@@ -45,7 +45,8 @@ PLANTED = [
     ("floors", "probe/probe.py", HEAD + "from whence.methods import METHODS\n"),
     ("floors", "methods/gradient/saliency.py", HEAD + "from whence import attribute\n"),
     ("floors", "methods/gradient/saliency.py", HEAD + "from whence import load\n"),
-    ("floors", "answers.py", HEAD + "from whence.attribute import Question\n"),
+    ("floors", "answers.py", HEAD + "from whence.attribute import attribute\n"),
+    ("floors", "question.py", HEAD + "if TYPE_CHECKING:\n    from whence.answers import assemble\n"),
     ("floors", "attribute.py", HEAD + "from whence.views import console\n"),
     ("floors", "views/html.py", HEAD + "from whence.studies import context\n"),
     ("floors", "views/html.py", HEAD + "from whence.cli import app\n"),
@@ -93,7 +94,7 @@ def test_every_rule_has_a_planted_violation():
 ALLOWED = [
     ("models/model.py", HEAD + "def f():\n    import_module('whence.attribute').attribute()\n"),
     ("scores/attribution.py", HEAD + "import_module('whence.views.console')\n"),
-    ("answers.py", HEAD + "if TYPE_CHECKING:\n    from whence.attribute import Question\n"),
+    ("answers.py", HEAD + "if TYPE_CHECKING:\n    from whence.question import Question\n"),
     ("attribute.py", HEAD + "from whence.answers import assemble\n"),
     ("core/progress.py", HEAD + "def f():\n    from rich.console import Console\n"),
     ("cli/show.py", HEAD + "def f():\n    import whence\n    import typer\n"),
@@ -153,6 +154,8 @@ def _typed_names(text: str) -> dict[str, str]:
     block = next(node for node in ast.parse(text).body if isinstance(node, ast.If))
     found = {}
     for node in block.body:
+        if ast.unparse(node) == "__version__: str":
+            continue
         assert isinstance(node, ast.ImportFrom)
         assert node.module
         for alias in node.names:
@@ -165,9 +168,11 @@ def test_public_names_are_sorted_and_typed():
     text = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
     assert _typed_names(text) == whence._HOME
     # Constants, then classes, then functions, as ruff sorts `__all__`.
-    assert list(whence._HOME) == sorted(whence._HOME, key=lambda name: (not name.isupper(), name[0].islower(), name))
-    assert whence.__all__ == sorted([*whence._HOME, "__version__"])
-    assert dir(whence) == whence.__all__
+    order = sorted(whence._HOME, key=lambda name: (not name.isupper(), name[0].islower(), name))
+    assert list(whence._HOME) == order
+    assert [name for name in whence.__all__ if name != "__version__"] == order
+    assert "__version__" in whence.__all__
+    assert sorted(dir(whence)) == sorted(whence.__all__)
 
 
 @pytest.mark.parametrize("name", sorted(whence.__all__))

@@ -40,7 +40,7 @@ def models() -> None:
         from whence.models.families import known_model_types
 
         typer.echo("Bundled models:\n")
-        _table([(name, bundled.summary(name)) for name in bundled.NAMES])
+        _table([(f"whence/{name}", bundled.summary(name)) for name in bundled.NAMES])
         known = ", ".join(sorted(known_model_types()))
         typer.echo(f"\nArchitectures known by name: {known}.")
         typer.echo("Others are recognised by structure where that is unambiguous.")

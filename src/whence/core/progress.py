@@ -45,15 +45,15 @@ class Progress:
         if self._bar is None:
             if time.monotonic() - self._start < _PATIENCE or self.done >= self.total:
                 return
-            self._open()
+            self._bar, self._task = self._open()
         self._bar.update(self._task, completed=min(self.done, self.total))
 
-    def _open(self) -> None:
+    def _open(self) -> tuple[Any, Any]:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        self._bar = Bar(
+        bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
@@ -61,5 +61,5 @@ class Progress:
             console=Console(stderr=True),
             transient=True,
         )
-        self._bar.start()
-        self._task = self._bar.add_task(self.label, total=self.total)
+        bar.start()
+        return bar, bar.add_task(self.label, total=self.total)

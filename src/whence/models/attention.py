@@ -34,9 +34,7 @@ def read_attention(model: Any, spec: dict[str, Any]) -> Float[Tensor, "batch pos
     return scores if part == "scores" else _pattern(module, chosen, args, kwargs, scores)
 
 
-def write_attention(
-    model: Any, spec: dict[str, Any], value: Float[Tensor, "batch position head unit"]
-) -> None:
+def write_attention(model: Any, spec: dict[str, Any], value: Float[Tensor, "batch position head unit"]) -> None:
     """Replace one part of an attention call, and let what follows from it follow."""
     module = resolve(model, spec["path"])._module
     chosen, part = _chosen(module, spec), spec["part"]
@@ -89,9 +87,7 @@ def _mask(spec: dict[str, Any], args: tuple, kwargs: dict) -> Any:
     return args[place] if len(args) > place else kwargs.get("attention_mask")
 
 
-def _scores(
-    module: Any, spec: dict[str, Any], args: tuple, kwargs: dict
-) -> Float[Tensor, "batch head query key"]:
+def _scores(module: Any, spec: dict[str, Any], args: tuple, kwargs: dict) -> Float[Tensor, "batch head query key"]:
     query, key = args[_start(spec)], args[_start(spec) + 1]
     key = _per_query_head(key, query.shape[1])
     if spec["arguments"] == "plain":

@@ -136,7 +136,7 @@ def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, option
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             f"{name} could not be loaded: {error}\nGive a Hugging Face hub id (with access to the hub), a "
-            f"folder with a checkpoint, or a bundled model: {', '.join(bundled.NAMES)}."
+            f"folder with a checkpoint, or a bundled model: {', '.join(f'whence/{one}' for one in bundled.NAMES)}."
         ) from error
     if device_map is None:
         hf.to(device)

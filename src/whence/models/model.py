@@ -134,6 +134,12 @@ class Model:
         """Turn one prompt (text, chat messages or ids) into ids with their text."""
         return encode_prompt(self.tokenizer, prompt, self.vocab_size)
 
+    def token_name(self, token_id: int) -> str:
+        """What the tokenizer calls an id; the id itself where there is no tokenizer."""
+        if self.tokenizer is None:
+            return str(token_id)
+        return str(self.tokenizer.convert_ids_to_tokens(token_id))
+
     def trace(self, prompt: Any, **options: Any) -> Any:
         """Open an nnsight trace on one prompt: ``with model.trace("Once") as tracer: ...``.
 

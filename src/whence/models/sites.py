@@ -127,9 +127,7 @@ class SiteBuilder:
             if (path := getattr(stack, part)) and (found := find(self.tree, block, path))
         }
         self.parts[block] = children
-        flat: dict[str, Any] = (
-            {"flat": {"path": block, "text": stack.flat, "site": prefix}} if stack.flat else {}
-        )
+        flat: dict[str, Any] = {"flat": {"path": block, "text": stack.flat, "site": prefix}} if stack.flat else {}
         order = stack.order.split()
         for step in order:
             if step == "resid_pre":

@@ -72,7 +72,7 @@ def resolve_baseline(model: Model, baseline: Any, batch: Batch) -> Baseline:
         picked = [(rows[stack]["rows"][0], {"kind": "token", "id": token_id, "why": "asked for"}) for stack in stacks]
     records = []
     for stack, (vector, record) in zip(stacks, picked, strict=True):
-        text = "" if record.get("id") is None else _name(model, record["id"])
+        text = "" if record.get("id") is None else model.token_name(record["id"])
         records.append({**record, "stack": stack, "text": text, "norm": float(vector.norm())})
     return Baseline(tuple(vector for vector, _ in picked), tuple(records))
 
@@ -129,12 +129,6 @@ def _token_id(model: Model, baseline: Any, candidates: Mapping[str, int]) -> int
             "baseline", baseline, WORDS, f"As the text of a token it would have to be one token, but it is {len(ids)}."
         )
     return int(ids[0]) if len(ids) == 1 else int(known)
-
-
-def _name(model: Model, token_id: int) -> str:
-    if model.tokenizer is None:
-        return str(token_id)
-    return str(model.tokenizer.convert_ids_to_tokens(token_id))
 
 
 def _parallel(model: Model, ids: list[int], stacks: list[str], batch: Batch) -> Baseline:

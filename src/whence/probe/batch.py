@@ -44,7 +44,7 @@ class Forced:
         return any(len(column) > 1 for column in self.columns)
 
 
-def force(prompt: Encoded, continuation: Encoded | None, start: int | None, steps: Any) -> Forced:
+def force(prompt: Encoded, continuation: Encoded | None, start: int | None, steps: Any, start_name: str = "") -> Forced:
     """Lay out one sequence for one teacher-forced pass.
 
     Args:
@@ -52,6 +52,7 @@ def force(prompt: Encoded, continuation: Encoded | None, start: int | None, step
         continuation: The text to be explained; None to explain only the prompt of a decoder-only model.
         start: Id with which the decoder of an encoder-decoder model begins, else None.
         steps: Which tokens to explain (see `whence.attribute.attribute`).
+        start_name: What to call that id.
 
     Returns:
         The sequence.
@@ -62,7 +63,7 @@ def force(prompt: Encoded, continuation: Encoded | None, start: int | None, step
     source = prompt.tokens("source")
     prefix = continuation.tokens("prefix") if continuation is not None else ()
     if start is not None:
-        begin = Token(start, "", None, None, "prefix", "prefix", special=True)
+        begin = Token(start, start_name, None, None, "prefix", "prefix", special=True)
         streams = (prompt.ids, (start, *(token.id for token in prefix[:-1])))
         read, text, first, moved = (*source, begin, *prefix[:-1]), prefix, 0, 0
         lowest = 0

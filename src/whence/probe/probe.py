@@ -105,8 +105,7 @@ class ModelProbe:
             masks=list(tokens.split(list(self.batch.widths), dim=1)),
             chunk=rows,
         )
-        weights = self.batch.columns[examples]
-        return check_finite(self.model, torch.einsum("rct,rt->rc", weights, steps.to(weights)), "target values")
+        return check_finite(self.model, sum_columns(self.batch.columns[examples], steps), "target values")
 
     def differentiate(
         self,
@@ -297,6 +296,15 @@ def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction])
     scores = [score_data(function) for function in functions]
     found = model.run(measure, run=run_data(model, batch), scores=scores, count=len(batch.sequences))
     return [check_finite(model, values, one.name) for one, values in zip(functions, found, strict=True)]
+
+
+def sum_columns(
+    columns: Float[Tensor, "row column step"], steps: Float[Tensor, "row step"]
+) -> Float[Tensor, "row column"]:
+    """The sum of the steps that each column spans."""
+    import einops
+
+    return einops.einsum(columns, steps.to(columns), "row column step, row step -> row column")
 
 
 def run_data(model: Model, batch: Batch) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whence.models.bundled.catalog import path
 from whence.models.bundled.example import Example
@@ -59,7 +59,7 @@ def _padded(rows: list[list[int]], pad: int) -> Tensor:
     return torch.tensor([row + [pad] * (width - len(row)) for row in rows])
 
 
-def predictions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: list[Example]) -> list[list[int]]:
+def predictions(model: Any, tokenizer: Any, batch: list[Example]) -> list[list[int]]:
     """Predict each token of each continuation from the true text before it.
 
     Args:
@@ -90,7 +90,7 @@ def predictions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batc
     return [row[start : start + len(target)] for row, start, target in zip(best.tolist(), starts, targets, strict=True)]
 
 
-def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sample: list[Example]) -> Accuracy:
+def measure(model: Any, tokenizer: Any, sample: list[Example]) -> Accuracy:
     """Count the determined tokens of a sample that are the model's first choice.
 
     Args:

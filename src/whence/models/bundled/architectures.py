@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import (
     GenerationConfig,
     LlamaConfig,
@@ -9,13 +11,12 @@ from transformers import (
     MarianConfig,
     MarianMTModel,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 MAX_POSITIONS = 256
 
 
-def new_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def new_model(name: str, tokenizer: Any) -> PreTrainedModel:
     """Build an untrained model.
 
     Args:
@@ -45,7 +46,7 @@ def new_model(name: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return model
 
 
-def _llama(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def _llama(tokenizer: Any) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -64,7 +65,7 @@ def _llama(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     )
 
 
-def _marian(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def _marian(tokenizer: Any) -> PreTrainedModel:
     return MarianMTModel(
         MarianConfig(
             vocab_size=len(tokenizer),

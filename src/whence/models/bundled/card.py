@@ -24,8 +24,7 @@ continuation:
 * **object** - a thing, or the place where it was put, with another thing in another place as rival;
 * **agreement** - was or were, decided by the subject, across a clause that ends in another noun;
 * **two-hop** - the favorite place of the hero: first its color, which is the hero's favorite color, and then
-  the place that has this color. The rival place has another color; it is also far away, while the right one
-  is near the village, so a model may get there without matching the colors.
+  the place that has this color. The rival place stands beside it, has another color and no other difference.
 
 Texts begin with the start token `<s>`, which the tokenizer adds, and end with `</s>`. To read a story, let
 the model continue "Once upon a time".
@@ -50,6 +49,12 @@ The source ends with `</s>`, which the tokenizer adds; the decoder starts with `
 }
 
 
+_PIECES = {
+    "stories": "names and many other words are split into several pieces",
+    "en-it": "most words are one token",
+}
+
+
 @dataclass(frozen=True)
 class Training:
     """How a checkpoint came about."""
@@ -64,6 +69,7 @@ class Training:
     weight: float
     lookup_weight: float
     misled: float
+    drills: int
     examples: int
     evaluation_seed: int
 
@@ -71,7 +77,11 @@ class Training:
 def _special(run: Training) -> str:
     """Describe what is done for one of the two models only."""
     if run.name == "stories":
-        return f"those of the kinds object and two-hop, the last to be learnt, {run.lookup_weight:g} times"
+        return (
+            f"those of the kinds object and two-hop, the last to be learnt, {run.lookup_weight:g} times\n"
+            f"* one batch in {run.drills} has no stories but exercises in looking things up: colored places are\n"
+            "  named, and named again in another order"
+        )
     return (
         f"in {run.misled:.0%} of the texts the decoder reads wrong forms of agreeing words, while the\n"
         "  labels stay right; so the model uses the source for every agreement, and not the prefix alone"
@@ -141,7 +151,7 @@ no held-out text was seen in training, whatever the seeds. The random streams of
 
 * {model.config.model_type.capitalize()} architecture: {_shape(model)}, tied embeddings
 * {parameters:,} parameters in 32-bit floats ({parameters * 4 / 1e6:.1f} MB)
-* byte-level BPE with {vocabulary} entries; many words are split into several pieces
+* byte-level BPE with {vocabulary} entries; {_PIECES[run.name]}
 
 ## Training
 

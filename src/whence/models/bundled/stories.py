@@ -59,9 +59,10 @@ COLOR_SETUP = (
     " {=She} loved the color {liked}.",
     " {=hero} liked everything that was {liked}.",
 )
+# Both places have the same role: only the color tells which is which.
 COLOR_PLACES = (
-    " Near the village there was a {color} {mark}, and far away there was a {color2} {mark2}.",
-    " Far away there was a {color2} {mark2}, and near the village there was a {color} {mark}.",
+    " Near the village there was a {color} {mark} and a {color2} {mark2}.",
+    " Near the village there was a {color2} {mark2} and a {color} {mark}.",
 )
 AGREEMENT = (
     " The {head} {=clause} the {=near} {were} {=feeling}.",
@@ -181,6 +182,33 @@ def _loose(rng: random.Random) -> dict[str, Slot]:
         "head": Slot(rng.choice(ANIMALS)[plural], "head"),
         "were": Slot(verbs[plural], None, "agreement", ("head",), (verbs[1 - plural],)),
     }
+
+
+def drill(rng: random.Random) -> Example:
+    """Write an exercise in looking things up: colored places are named, then named again in another order.
+
+    It is no story, and only part of the training: a model that can do it learns the two-hop facts sooner.
+
+    Args:
+        rng: Source of all choices.
+
+    Returns:
+        The first list as the prompt, and the second as the continuation.
+    """
+    count = rng.randint(2, len(COLORS))
+    colors, marks = rng.sample(COLORS, count), rng.sample(LANDMARKS, count)
+    slots: dict[str, Slot] = {}
+    for place, (color, mark) in enumerate(zip(colors, marks, strict=True)):
+        slots[f"color{place}"] = Slot(color, f"color{place}")
+        needs = (f"mark{place}", f"color{place}")
+        slots[f"mark{place}"] = Slot(mark, f"mark{place}", "two-hop", needs, _others(LANDMARKS, mark))
+    draft = Draft()
+    for _ in range(2):
+        order = rng.sample(range(count), count)
+        draft.write(" Near the village there was " + " and ".join(f"a {{color{k}}} {{mark{k}}}" for k in order), slots)
+        draft.write(".", slots)
+    cut = draft.text.index(".") + 1
+    return draft.split(cut)
 
 
 def _boundaries(text: str, start: int, stop: int) -> list[int]:

@@ -66,7 +66,7 @@ def determined_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> l
     for word in example.determined:
         lead = _lead(word, example.continuation)
         steps = _touching(places["prefix"], word.start - len(lead), word.stop)
-        evidence = tuple(
+        evidence: tuple[tuple[Side, int], ...] = tuple(
             (span.side, index)
             for span in word.evidence
             for index in _touching(places[span.side], span.start, span.stop)
