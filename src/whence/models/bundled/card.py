@@ -158,7 +158,7 @@ no held-out text was seen in training, whatever the seeds. The random streams of
 * `python -m whence.models.bundled.train {run.name}`, seed {run.seed}
 * {run.steps} steps of {run.batch} generated texts, each drawn anew; Muon for the matrices inside the layers,
   AdamW for the rest
-* {run.minutes:.0f} minutes with {run.threads} processor threads
+* {run.minutes:.0f} minutes with {run.threads} processor thread{"s" * (run.threads != 1)}
 * in half of the texts {run.unknown:.0%} of the input tokens are replaced by `<unk>`, so that a text with
   replaced tokens is nothing new to the model; labels stay as they are
 * determined words weigh {run.weight:g} times as much as others in the loss

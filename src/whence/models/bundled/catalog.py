@@ -7,8 +7,8 @@ from pathlib import Path
 from whence.core.errors import unknown_name
 
 _SUMMARIES = {
-    "stories": "Llama decoder, 4 layers, 0.5 M parameters: short English stories with planted facts",
-    "en-it": "Marian encoder-decoder, 2+2 layers, 1.0 M parameters: English to Italian, gender and number",
+    "stories": "Llama decoder, 4 layers, 0.6 M parameters: short English stories with planted facts",
+    "en-it": "Marian encoder-decoder, 2+2 layers, 1.1 M parameters: English to Italian, gender and number",
 }
 NAMES: tuple[str, ...] = tuple(_SUMMARIES)
 

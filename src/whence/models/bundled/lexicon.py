@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
+
+def _composed(count: int) -> tuple[str, ...]:
+    """Names that nobody has, made of syllables: too many to learn by heart, so a model has to look them up."""
+    begins = "B Br C Ch D Dr F Fl G Gr H J K Kr L M N P Pr R S Sh St T Th Tr V W Y Z".split()
+    middles = "al am an ar av el em en er ev il im in ir iv ol om on or ul um un ur".split()
+    ends = "a ac an ard bel da dan dor e el en eth i ia ian ic in is la len lo lyn mar na o on or ra ric us".split()
+    names = [begin + middle + end for begin in begins for middle in middles for end in ends]
+    return tuple(sorted(random.Random(0).sample(names, count)))
+
+
 # Every name is used for boys and girls alike, so that only the noun before it tells the pronoun.
-PEOPLE: tuple[str, ...] = tuple(
+PEOPLE: tuple[str, ...] = _composed(1200) + tuple(
     """
     Adrian Alexis Amari Arden Ashley Ashton Aubrey Avery Bailey Billie Blair Bobbie Cameron Campbell Carey
     Carson Casey Charlie Corey Dakota Dana Devon Dorian Drew Eden Elliot Ellis Emerson Emery Evelyn Finley

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from whence.models.bundled.example import Determined, Example, Side
 
@@ -29,6 +30,12 @@ class DeterminedToken:
 
 def _touching(places: list[Place], start: int, stop: int) -> list[int]:
     return [i for i, (first, last) in enumerate(places) if first < stop and last > start]
+
+
+@lru_cache(maxsize=1 << 14)
+def _pieces(tokenizer: Any, text: str) -> list[int]:
+    """Pieces of a word; a grammar has few words, and asks for them again with every example."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _decided(pieces: list[int], rivals: list[list[int]]) -> list[bool]:
@@ -71,8 +78,8 @@ def determined_tokens(example: Example, tokenizer: PreTrainedTokenizerBase) -> l
             for span in word.evidence
             for index in _touching(places[span.side], span.start, span.stop)
         )
-        rivals = tokenizer([lead + other for other in word.alternatives], add_special_tokens=False)
-        decided = _decided([ids[step] for step in steps], rivals["input_ids"])
+        rivals = [_pieces(tokenizer, lead + other) for other in word.alternatives]
+        decided = _decided([ids[step] for step in steps], rivals)
         found += [
             DeterminedToken(step, word.kind, ids[step], evidence)
             for step, open_piece in zip(steps, decided, strict=True)

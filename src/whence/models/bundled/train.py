@@ -54,7 +54,7 @@ class Recipe:
 
 
 RECIPES = {
-    "stories": Recipe(vocabulary=1100, steps=2500, batch=32, rate=4e-3),
+    "stories": Recipe(vocabulary=2000, steps=2500, batch=32, rate=4e-3),
     "en-it": Recipe(vocabulary=2000, steps=1200, batch=96),
 }
 

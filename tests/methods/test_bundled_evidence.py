@@ -1,0 +1,19 @@
+"""On texts whose evidence is known, integrated gradients find it; the table in the README has all methods."""
+
+from __future__ import annotations
+
+import pytest
+from benchmarks.evidence import measure
+
+import whence
+from whence.models import bundled
+
+
+@pytest.mark.parametrize("name", bundled.NAMES)
+def test_integrated_gradients_put_gold_evidence_in_the_top_three(name):
+    model = whence.load(f"whence/{name}")
+    examples = list(bundled.examples(name, 25, seed=11))
+    methods = ["integrated_gradients", "random"]
+    found, chance = measure(model, methods, examples, target="probability", seed=0)
+    assert found.top3.mean >= 0.8
+    assert found.top3.low > chance.top3.mean
