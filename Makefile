@@ -21,7 +21,7 @@ help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed ## attribute a story that the bundled model writes
-	$(BIN)/whence attribute "Once upon a time" $(ARGS)
+	$(BIN)/whence attribute "Once upon a time" --method integrated_gradients:n_steps=100 --step-score probability $(ARGS)
 
 test: $(VENV)/.dev ## run the test suite
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
