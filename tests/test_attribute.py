@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,14 @@ def text_of(model, count=6):
     """Some words of the tiny vocabulary."""
     words = [w for w in model.tokenizer.get_vocab() if w not in model.tokenizer.all_special_tokens]
     return " ".join(sorted(words)[:count])
+
+
+def test_the_call_on_the_model_has_the_arguments_of_the_function():
+    from whence.attribute import attribute
+
+    on_model = list(inspect.signature(whence.Model.attribute).parameters.values())[1:]
+    function = list(inspect.signature(attribute).parameters.values())[1:]
+    assert [(p.name, p.kind, p.default) for p in on_model] == [(p.name, p.kind, p.default) for p in function]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,11 +1,11 @@
-"""On texts whose evidence is known, integrated gradients find it; the table in the README has all methods."""
+"""On texts whose evidence is known, integrated gradients find it."""
 
 from __future__ import annotations
 
 import pytest
-from benchmarks.evidence import measure
 
 import whence
+from benchmarks.evidence import measure
 from whence.models import bundled
 
 

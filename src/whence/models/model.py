@@ -255,10 +255,78 @@ class Model:
             embedding_rows, paths=dict(self.architecture.paths["embed"]), ids=torch.tensor(list(ids), dtype=torch.long)
         )
 
-    def attribute(self, prompt: Any, continuation: Any = None, **options: Any) -> Attribution | Attributions:
-        """Which parts of the input made the model generate this? See `whence.attribute.attribute`."""
-        # The one call up the floors of this class: the facade users expect on the model itself.
-        return import_module("whence.attribute").attribute(self, prompt, continuation, **options)
+    def attribute(
+        self,
+        prompt: Any,
+        continuation: Any = None,
+        *,
+        method: Any = "input_x_gradient",
+        target: Any = "probability",
+        step_scores: Sequence[Any] = (),
+        contrast: Mapping[str, Any] | None = None,
+        steps: Any = None,
+        segments: Any = "token",
+        layer: Any = None,
+        baseline: Any = "auto",
+        keep: Any = "auto",
+        sides: Sequence[str] = ("source", "prefix"),
+        mode: str = "auto",
+        seed: int = 0,
+        batch_size: int | None = None,
+        progress: bool = True,
+        strict: bool = False,
+        generate: Mapping[str, Any] | None = None,
+        **method_options: Any,
+    ) -> Attribution | Attributions:
+        """Attribute every generated token to the input and to the text generated before it.
+
+        Args:
+            prompt: Text, chat messages, ids, or a list of these.
+            continuation: The text to explain; None lets the model generate it.
+            method: Name of a method, or a method object.
+            target: The step function that is explained.
+            step_scores: Step functions to report beside the scores.
+            contrast: Not in this version.
+            steps: Which tokens to explain.
+            segments: What a feature is.
+            layer: Attribute to an intermediate layer instead of the input.
+            baseline: What a feature is compared with.
+            keep: Tokens that keep their true value in the baseline.
+            sides: The source, the generated prefix, or both.
+            mode: Derivatives in reverse or forward mode.
+            seed: Seed of everything that samples.
+            batch_size: Prompts per pass.
+            progress: Show a progress bar for anything longer than a second.
+            strict: Raise when an identity of the method does not hold.
+            generate: Options of transformers' ``generate``.
+            **method_options: Options of the method.
+
+        Returns:
+            The attribution, or one per prompt. `whence.attribute.attribute` says all about the arguments.
+        """
+        # The one call up the floors of this class: the facade that users expect on the model itself.
+        return import_module("whence.attribute").attribute(
+            self,
+            prompt,
+            continuation,
+            method=method,
+            target=target,
+            step_scores=step_scores,
+            contrast=contrast,
+            steps=steps,
+            segments=segments,
+            layer=layer,
+            baseline=baseline,
+            keep=keep,
+            sides=sides,
+            mode=mode,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            strict=strict,
+            generate=generate,
+            **method_options,
+        )
 
     def estimate(self, prompt: Any, continuation: Any = None, **options: Any) -> Any:
         """Passes and peak memory of the same call to `attribute`, before running it."""
