@@ -37,8 +37,8 @@ UPWARD_CALLS = {
     ("models/model.py", "whence.attribute"),
     ("scores/attribution.py", "whence.views.console"),
 }
-# Where a module's name may come from a table rather than from the source.
-TABLE_IMPORTS = {"__init__.py", "core/registry.py"}
+# Where the name of a module may be an argument: a table of whence, or an optional library.
+COMPUTED_IMPORTS = {"__init__.py", "core/registry.py", "core/extras.py"}
 
 # Who may import a library: rooms, or single files.
 LIBRARIES = {
@@ -186,7 +186,7 @@ def no_relative_imports(source: Source) -> Iterator[str]:
 def known_late_imports(source: Source) -> Iterator[str]:
     """The module of a late import stands in the source, except where it comes from a table."""
     for one in source.imports:
-        if one.late and one.module == "?" and source.path not in TABLE_IMPORTS:
+        if one.late and one.module == "?" and source.path not in COMPUTED_IMPORTS:
             yield f"line {one.line}: import_module of a computed name"
 
 

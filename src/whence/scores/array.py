@@ -11,6 +11,7 @@ import numpy as np
 
 from whence.core.axes import SCORE_AXES
 from whence.core.errors import InputError, NonFiniteScore, unknown_name
+from whence.core.extras import require
 from whence.scores.reducers import reduce_defined, resolve
 
 if TYPE_CHECKING:
@@ -228,8 +229,7 @@ class Scores:
         there is one row per cell, with the position (``token``) and the label (``token_label``) along
         every axis, and the ``score``.
         """
-        import pandas
-
+        pandas = require("pandas", "data")
         if len(self.axes) == 2:
             rows, columns = (pandas.Index(axis.labels, name=axis.name) for axis in self.axes)
             return pandas.DataFrame(self.values, index=rows, columns=columns)
@@ -241,8 +241,7 @@ class Scores:
 
     def to_xarray(self) -> xarray.DataArray:
         """A labelled array whose dimensions and coordinates are the axes and their labels."""
-        import xarray
-
+        xarray = require("xarray", "data")
         coords = {axis.name: list(axis.labels) for axis in self.axes}
         return xarray.DataArray(self.values.copy(), dims=self.names, coords=coords, name="score")
 
