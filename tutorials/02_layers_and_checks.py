@@ -22,11 +22,11 @@ ask = {"prompt": prompt, "continuation": continuation, "target": "logprob"}
 
 # %%
 gaps = {}
-for n_steps in (2, 8, 32):
+for n_steps in (2, 16, 128):
     out = model.attribute(**ask, method="integrated_gradients", n_steps=n_steps)
     gaps[n_steps] = next(check.value for check in out.checks if check.name == "completeness")
-assert gaps[32] < gaps[2]
-assert gaps[32] < 0.02
+assert gaps[128] < gaps[2]
+assert gaps[128] < 0.02
 gaps
 
 # %% [markdown]
