@@ -8,14 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.attention
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whence.probe.path import advance, at_point, span_ends
 from whence.probe.rows import column_values, forward_rows, target_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
@@ -84,13 +85,19 @@ def tangents(
     """Value and derivative of every column along the displacement of the chosen tokens of each row."""
     edit = tangent_edit(state, examples, alphas, chosen)
     # Fused attention kernels have no tangent; the plain one has, and gives the same numbers.
-    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), forward_ad.dual_level(), plain_attention():
         out = forward_rows(model, run, examples, group, edit)
         steps = target_values(run, score, examples, out["logits"])
         value, tangent = forward_ad.unpack_dual(steps)
         if tangent is None:
             tangent = torch.zeros_like(value)
         return column_values(run, examples, value), column_values(run, examples, tangent)
+
+
+def plain_attention() -> AbstractContextManager[object]:
+    """Attention without fused kernels, inside the ``with`` block."""
+    # Spelled out from `torch`: torch's enumeration cannot be sent under a name of its own.
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
 
 def tangent_edit(

@@ -1,0 +1,73 @@
+"""The programs of the three questions run where whence is not installed, and give the same numbers."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import whence
+from tiny_models import tiny_model
+from whence.models.model import Model
+
+PROMPT, CONTINUATION = [5, 6, 7], [8, 9]
+CALLS = (
+    {"method": "saliency", "layer": "all"},
+    {"method": "integrated_gradients", "n_steps": 3, "layer": 0, "mode": "reverse"},
+    {"method": "input_x_gradient", "mode": "forward", "segments": [[0, 1], [2]]},
+    {"method": "integrated_gradients", "n_steps": 2, "baseline": 11, "target": "entropy"},
+)
+
+
+def tensors(value):
+    """Every tensor in a result, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [t for part in value for t in tensors(part)] if isinstance(value, list | tuple) else []
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_programs_survive_a_place_without_whence(family, tmp_path, monkeypatch):
+    import nnsight
+    from nnsight.intervention.serialization import dumps
+
+    nnsight.register("whence")
+    hf = tiny_model(family)
+    hf.save_pretrained(tmp_path / "model")
+    blobs, here = [], []
+    run = Model.run
+
+    def recorded(self, program, **data):
+        result = run(self, program, **data)
+        sent = dict(data)
+        if "question" in sent:
+            sent["question"] = {**sent["question"], "advance": None}
+        blobs.append(dumps((program, sent)))
+        here.append(result)
+        return result
+
+    monkeypatch.setattr(Model, "run", recorded)
+    model = whence.load(hf)
+    for options in CALLS:
+        model.attribute(PROMPT, CONTINUATION, **options)
+    (tmp_path / "blobs").write_bytes(pickle.dumps(blobs))
+    script = Path(__file__).with_name("foreign_place.py")
+    made = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "model"), str(tmp_path / "blobs"), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert made.returncode == 0, made.stderr[-3000:]
+    there = torch.load(tmp_path / "out", weights_only=False)
+    assert len(there) == len(here) >= 2 * len(CALLS)
+    for a, b in zip(here, there, strict=True):
+        assert tensors(a), "a program returned no numbers"
+        for x, y in zip(tensors(a), tensors(b), strict=True):
+            torch.testing.assert_close(y, x, rtol=1e-4, atol=1e-6)
