@@ -154,6 +154,17 @@ def test_forward_mode_is_chosen_when_features_are_fewer_than_steps(llama):
     np.testing.assert_allclose(auto.scores.values, reverse.scores.values, rtol=1e-4, atol=1e-7)
 
 
+def test_features_of_a_side_left_out_do_not_count_for_the_mode(llama):
+    options = {"segments": [[0, 1], [2, 3, 4]], "sides": "source", "target": "logprob"}
+    auto = llama.attribute(PROMPT, CONTINUATION, **options)
+    assert auto.info["engine"]["mode"] == "forward"
+    assert auto.info["engine"]["jvps"] == 2
+    assert auto.verified
+    reverse = llama.attribute(PROMPT, CONTINUATION, mode="reverse", strict=True, **options)
+    assert "adjoint" in {check.name for check in reverse.checks}
+    np.testing.assert_allclose(auto.scores.values, reverse.scores.values, rtol=1e-4, atol=1e-6)
+
+
 def test_a_side_left_out_keeps_its_true_value_and_is_nan(t5, llama):
     for model in (t5, llama):
         out = model.attribute(PROMPT, CONTINUATION, sides="source", method="integrated_gradients", n_steps=64)

@@ -269,6 +269,7 @@ def _probe(
             fixed_tokens(question, one, prompt) if compares else [False] * len(one.tokens)
             for one, prompt in zip(batch.sequences, prompts, strict=True)
         ),
+        asked=tuple([token.side in question.sides for token in one.tokens] for one in batch.sequences),
         here=torch.zeros(batch.columns.shape[:2]) if here is None else here,
         baseline=baseline,
         mode=question.mode,

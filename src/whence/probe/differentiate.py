@@ -131,7 +131,7 @@ def compare_modes(
     everyone = torch.arange(count)
     last = torch.full((count,), question["points"][-1], dtype=torch.float64)
     if question["mode"] == "reverse":
-        chosen = torch.ones(count, state["features"]["width"], dtype=torch.bool)
+        chosen = state["features"]["of"] >= 0
         _, tangent = tangents(model, run, score, state, group, everyone, last, chosen)
         state["counts"]["jvps"] += count
         return (tangent.double().cpu() - result["dots"][0]).abs(), result["dots"][1]

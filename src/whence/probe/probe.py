@@ -40,6 +40,7 @@ class ModelProbe:
         layers: The sites that derivatives are taken at.
         groups: For each sequence, its features as lists of token indices.
         fixed: For each sequence and token, whether it keeps its true value.
+        asked: For each sequence and token, whether its side is asked for.
         here: Target of every column on the clean input, from `measure`.
         baseline: The reference of the input, or None (zero, at the site itself).
         mode: ``"auto"``, ``"reverse"`` or ``"forward"``.
@@ -53,6 +54,7 @@ class ModelProbe:
     layers: Layers
     groups: tuple[list[list[int]], ...]
     fixed: tuple[list[bool], ...]
+    asked: tuple[list[bool], ...]
     here: Float[Tensor, "example column"]
     baseline: Baseline | None = None
     mode: str = "auto"
@@ -194,12 +196,12 @@ class ModelProbe:
         """
         import torch
 
-        free = self._free() if reference else None
+        free = self._free() if reference else self._asked()
         of = self.feature_of()
         pairs = []
         most = 0
         for row, groups in enumerate(self.groups):
-            moved = [k for k in range(len(groups)) if free is None or bool(free[row][of[row] == k].any())]
+            moved = [k for k in range(len(groups)) if bool(free[row][of[row] == k].any())]
             pairs += [(row, k) for k in moved]
             most = max(most, len(moved))
         model = self.model
@@ -227,6 +229,8 @@ class ModelProbe:
     def _differentiate(
         self, question: dict[str, Any], plan: Plan, pairs: Int[Tensor, "row two"], reference: bool
     ) -> dict[str, Any]:
+        import torch
+
         columns = self.batch.columns.shape[1]
         adjoint = self.thorough or plan.mode == "forward" or columns >= _ADJOINT_COLUMNS
         if question["reduce"] != "dot" and plan.mode == "forward":
@@ -234,8 +238,11 @@ class ModelProbe:
                 "forward mode gives derivatives along directions, and this method needs the whole gradient. "
                 "Use mode='reverse' or 'auto'."
             )
+        of = self.feature_of()
+        if not reference:
+            of = of.masked_fill(~torch.stack(self._asked()), -1)
         features = {
-            "of": self.feature_of(),
+            "of": of,
             "count": self.feature_count,
             "offsets": self.batch.offsets,
             "width": self.batch.width,
@@ -267,6 +274,14 @@ class ModelProbe:
             raise ModelError("a reference was asked for, but none was resolved.")
         masks = replaceable(self.batch, self.baseline, list(self.fixed))
         return {"values": list(self.baseline.values), "replace": masks}
+
+    def _asked(self) -> list[Bool[Tensor, " token"]]:
+        import torch
+
+        whole = torch.zeros(len(self.groups), self.batch.width, dtype=torch.bool)
+        for row, (asked, slots) in enumerate(zip(self.asked, self.batch.slots, strict=True)):
+            whole[row, slots] = torch.tensor(asked)
+        return list(whole)
 
     def _free(self) -> list[Bool[Tensor, " token"]]:
         import torch

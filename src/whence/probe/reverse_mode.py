@@ -200,12 +200,15 @@ def contract(
         grad = grad.flatten(3)
         product = (grad * moved).sum(-1) if reduce != "units" else grad * moved
         whole = product.sum(-1) if reduce == "units" else product
+        offset = features["offsets"][leaf["stream"]]
+        counted = features["of"][examples][:, offset : offset + whole.shape[2]] >= 0
+        whole = whole * counted.to(whole.device)
         pairs.append(torch.stack([whole.sum(-1), whole.abs().sum(-1)]))
         if reduce == "gradient":
             product = grad
         elif reduce in ("l1", "l2", "linf"):
             product = torch.linalg.vector_norm(grad, {"l1": 1, "l2": 2, "linf": float("inf")}[reduce], dim=-1)
-        parts.append((features["offsets"][leaf["stream"]], product))
+        parts.append((offset, product))
     wide = torch.promote_types(parts[0][1].dtype, torch.float32)
     extra = parts[0][1].shape[3:]
     joined = parts[0][1].new_zeros(len(columns), len(examples), width, *extra, dtype=wide)
