@@ -12,6 +12,7 @@ import numpy as np
 from whence.core.contract import Answer, Gap
 from whence.core.errors import CheckFailed, NonFiniteScore
 from whence.core.tokens import Token
+from whence.probe.checks import EXACT
 from whence.scores import Attribution, Axis, Check, Scores
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _MERGES = {
     "l2": lambda part: np.sqrt((part**2).sum(1)),
     "linf": lambda part: part.max(1),
 }
-_EXACT = {8: 1e-9, 4: 1e-4, 2: 5e-2}
 _QUADRATURE = {8: 2e-2, 4: 2e-2, 2: 5e-2}
 
 
@@ -166,7 +166,7 @@ def _checks(question: Question, gaps: Sequence[Gap], row: int, columns: int) -> 
 
 def _tolerance(gap: Gap, item: int) -> float | None:
     if gap.tolerance == "exact":
-        return _EXACT[item]
+        return EXACT[item]
     if gap.tolerance == "quadrature":
         return _QUADRATURE[item]
     return gap.tolerance

@@ -190,3 +190,31 @@ def test_padding_stands_where_the_positions_need_it(family):
         assert batch.inputs["decoder_input_ids"].tolist() == [[1, 4], [1, 4]]
     values = measure_batch(model, batch, [STEP_FUNCTIONS["logprob"]])[0]
     assert values.shape == (2, 2)
+
+
+def test_the_adjoint_check_notices_a_tangent_that_is_lost(monkeypatch):
+    """An operation that drops part of a tangent gives plausible numbers; comparing both modes finds it."""
+    from whence.probe import forward_mode
+
+    model = whence.load(tiny_model("llama"))
+    options = {"mode": "forward", "target": "logit"}
+    assert model.attribute(PROMPT, CONTINUATION, **options).verified
+    whole = forward_mode.tangents
+
+    def losing(*arguments):
+        value, tangent = whole(*arguments)
+        return value, 0.9 * tangent
+
+    monkeypatch.setattr(forward_mode, "tangents", losing)
+    out = model.attribute(PROMPT, CONTINUATION, **options)
+    assert [check.name for check in out.checks if check.passed is False] == ["adjoint"]
+
+
+def test_the_no_op_check_notices_a_site_that_is_written_wrongly(monkeypatch):
+    from whence.probe import rows
+
+    model = whence.load(tiny_model("llama"))
+    write = rows.write_site
+    monkeypatch.setattr(rows, "write_site", lambda nn, spec, value: write(nn, spec, value * 1.01))
+    out = model.attribute(PROMPT, CONTINUATION, target="logit", mode="reverse")
+    assert "no-op" in [check.name for check in out.checks if check.passed is False]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _NOOP = 1e-5
 _LEAK = 1e-6
 _ADJOINT = 1e-3
+# What rounding may do to an exact identity, beside the target, by bytes per number.
+EXACT = {8: 1e-9, 4: 1e-4, 2: 5e-2}
 _TINY = 1e-12
 
 
@@ -49,8 +51,8 @@ def derivative_gaps(
     if found["adjoint"] is not None:
         gap, size = (part.to(here) for part in found["adjoint"])
         # A derivative that is next to nothing beside the target (a probability near 1) is the difference of
-        # large ones, and rounding is all the modes can differ by: it may be as large as in a no-op.
-        size = torch.maximum(size, scale * _NOOP / _ADJOINT)
+        # large ones, and the modes may differ by as much as rounding leaves of any exact identity.
+        size = torch.maximum(size, scale * EXACT[model.dtype.itemsize] / (_ADJOINT * slack))
         gaps.append(Gap("adjoint", gap, size, _ADJOINT * slack, "forward mode against reverse mode"))
     return tuple(gaps)
 
