@@ -181,13 +181,11 @@ def replaceable(batch: Batch, baseline: Baseline, fixed: list[list[bool]]) -> li
     Returns:
         One mask per stream.
     """
-    import torch
-
-    whole = torch.zeros(len(batch.sequences), batch.width, dtype=torch.bool)
-    for row, (sequence, slots) in enumerate(zip(batch.sequences, batch.slots, strict=True)):
-        free = [
+    free = [
+        [
             not kept and not (baseline.sources_only and token.side == "prefix")
-            for token, kept in zip(sequence.tokens, fixed[row], strict=True)
+            for token, kept in zip(sequence.tokens, flags, strict=True)
         ]
-        whole[row, slots] = torch.tensor(free)
-    return list(whole.split(list(batch.widths), dim=1))
+        for sequence, flags in zip(batch.sequences, fixed, strict=True)
+    ]
+    return list(batch.mask(free).split(list(batch.widths), dim=1))

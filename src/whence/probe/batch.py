@@ -231,6 +231,15 @@ class Batch:
         """Length of the padded token axis."""
         return sum(self.widths)
 
+    def mask(self, flags: Sequence[Sequence[bool]]) -> Bool[Tensor, "example token"]:
+        """Flags of the tokens of each sequence, on the padded token axis; padding is False."""
+        import torch
+
+        whole = torch.zeros(len(self.sequences), self.width, dtype=torch.bool)
+        for row, (given, slots) in enumerate(zip(flags, self.slots, strict=True)):
+            whole[row, slots] = torch.tensor(given, dtype=torch.bool)
+        return whole
+
     def last_seen(self) -> Int[Tensor, "example column"]:
         """The last padded token that any step of a column can see, in the last stream."""
         import torch

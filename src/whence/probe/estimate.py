@@ -91,12 +91,11 @@ class DryProbe:
         self.plans += [plan] * (layers if reference else 1)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()
-        here = torch.zeros(count, columns)
         third = probe.feature_count if reduce == "dot" else probe.batch.width
         units = (1,) if reduce in ("units", "gradient") else ()
         there = torch.zeros(count, columns, *tail) if reference else None
         values = torch.zeros(count, columns, third, *tail, *units)
-        return Derivatives(values, probe.layers.labels, here, there, {}, ())
+        return Derivatives(values, probe.layers.labels, self.here, there, {}, ())
 
     def total(self) -> Estimate:
         """The sum of what was asked; one more forward pass measures the clean input."""

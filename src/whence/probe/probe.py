@@ -196,12 +196,12 @@ class ModelProbe:
         """
         import torch
 
-        free = self._free() if reference else self._asked()
-        of = self.feature_of()
+        free = self._free() if reference else self.batch.mask(self.asked)
         pairs = []
         most = 0
         for row, groups in enumerate(self.groups):
-            moved = [k for k in range(len(groups)) if bool(free[row][of[row] == k].any())]
+            able = free[row][self.batch.slots[row]].tolist()
+            moved = [k for k, members in enumerate(groups) if any(able[token] for token in members)]
             pairs += [(row, k) for k in moved]
             most = max(most, len(moved))
         model = self.model
@@ -229,7 +229,6 @@ class ModelProbe:
     def _differentiate(
         self, question: dict[str, Any], plan: Plan, pairs: Int[Tensor, "row two"], reference: bool
     ) -> dict[str, Any]:
-        import torch
 
         columns = self.batch.columns.shape[1]
         adjoint = self.thorough or plan.mode == "forward" or columns >= _ADJOINT_COLUMNS
@@ -240,7 +239,7 @@ class ModelProbe:
             )
         of = self.feature_of()
         if not reference:
-            of = of.masked_fill(~torch.stack(self._asked()), -1)
+            of = of.masked_fill(~self.batch.mask(self.asked), -1)
         features = {
             "of": of,
             "count": self.feature_count,
@@ -275,22 +274,13 @@ class ModelProbe:
         masks = replaceable(self.batch, self.baseline, list(self.fixed))
         return {"values": list(self.baseline.values), "replace": masks}
 
-    def _asked(self) -> list[Bool[Tensor, " token"]]:
-        import torch
-
-        whole = torch.zeros(len(self.groups), self.batch.width, dtype=torch.bool)
-        for row, (asked, slots) in enumerate(zip(self.asked, self.batch.slots, strict=True)):
-            whole[row, slots] = torch.tensor(asked)
-        return list(whole)
-
-    def _free(self) -> list[Bool[Tensor, " token"]]:
+    def _free(self) -> Bool[Tensor, "example token"]:
         import torch
 
         if self.layers.deep:
             # Below the first layer every position holds something of every token before it.
-            return list(self.feature_of() >= 0)
-        assert self.baseline is not None
-        return list(torch.cat(replaceable(self.batch, self.baseline, list(self.fixed)), dim=1))
+            return self.feature_of() >= 0
+        return torch.cat(self._reference()["replace"], dim=1)
 
 
 def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction]) -> list[Float[Tensor, "example step"]]:
