@@ -68,7 +68,7 @@ $(VENV)/.installed: $(VENV)/.made $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made $(PINS)
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --editable '.[dev,quantized]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made $(PINS)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from whence.core.errors import InputError as InputError
     from whence.core.errors import ModelError as ModelError
     from whence.core.errors import NonFiniteScore as NonFiniteScore
+    from whence.core.errors import RemoteError as RemoteError
+    from whence.core.errors import SwarmError as SwarmError
     from whence.core.errors import UnknownNameError as UnknownNameError
     from whence.core.errors import UnsupportedError as UnsupportedError
     from whence.core.errors import WhenceError as WhenceError
@@ -41,9 +43,11 @@ _HOME = {
     "Model": "models.model",
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
+    "RemoteError": "core.errors",
     "Saliency": "methods.gradient.saliency",
     "Scores": "scores",
     "StepFunction": "step_functions",
+    "SwarmError": "core.errors",
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
     "WhenceError": "core.errors",
@@ -64,9 +68,11 @@ __all__ = [
     "Model",
     "ModelError",
     "NonFiniteScore",
+    "RemoteError",
     "Saliency",
     "Scores",
     "StepFunction",
+    "SwarmError",
     "UnknownNameError",
     "UnsupportedError",
     "WhenceError",

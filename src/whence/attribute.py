@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whence.answers import assemble
 from whence.core.contract import AbstractMethod
 from whence.core.errors import InputError
-from whence.core.progress import Progress
+from whence.core.progress import Progress, progress_wanted
 from whence.models.model import Model
 from whence.probe.baseline import resolve_baseline
 from whence.probe.batch import Batch, collate, force
@@ -49,6 +49,7 @@ def attribute(
     keep: Any = "auto",
     sides: Sequence[str] = SIDES,
     mode: str = "auto",
+    derivative: str = "exact",
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
@@ -87,6 +88,9 @@ def attribute(
             chat, else ``"special"``.
         sides: ``"source"`` (the prompt or encoder input), ``"prefix"`` (the generated text so far), or both.
         mode: Derivatives in ``"reverse"`` or ``"forward"`` mode; ``"auto"`` takes the cheaper.
+        derivative: ``"exact"``, or ``"finite"``: central differences, for a place that gives no gradients. They
+            serve methods that multiply the gradient with a displacement (input x gradient, integrated
+            gradients), with about three digits in float32.
         seed: Seed of everything that samples.
         batch_size: Prompts per pass; None takes up to 8.
         progress: Show a progress bar for anything longer than a second.
@@ -124,6 +128,7 @@ def attribute(
         keep=keep,
         sides=sides,
         mode=mode,
+        derivative=derivative,
         seed=seed,
         strict=strict,
         generate=generate,
@@ -132,13 +137,15 @@ def attribute(
     size = batch_size if batch_size is not None else DEFAULT_BATCH
     if not isinstance(size, int) or size < 1:
         raise InputError(f"batch_size is a whole number of at least 1, not {batch_size!r}.")
+    size = 1 if model.rows_interact else size
     done: list[Attribution] = []
     parts = range(0, len(prompts), size)
     # One bar at a time: over the batches where there are several, else over the passes of the one.
     with Progress("prompts", len(prompts), show=progress and len(parts) > 1) as bar:
         for first in parts:
             chunk = slice(first, first + size)
-            done += _one_batch(question, prompts[chunk], continuations[chunk], progress and len(parts) == 1)
+            with progress_wanted(progress and len(parts) == 1):
+                done += _one_batch(question, prompts[chunk], continuations[chunk])
             bar.advance(len(prompts[chunk]))
     return Attributions(tuple(done)) if several else done[0]
 
@@ -169,7 +176,7 @@ def estimate(model: Model, prompt: Any, continuation: Any = None, **options: Any
         count = int(question.generate.get("max_new_tokens", model.default_new_tokens))
         continuation = [encoded.ids[-1]] * count
     batch = _collate(question, [encoded], [_continue(model, continuation, encoded)])
-    probe = DryProbe(_probe(question, batch, [encoded], None, False))
+    probe = DryProbe(_probe(question, batch, [encoded], None))
     question.method(probe)
     return probe.total()
 
@@ -211,7 +218,7 @@ def _continue(model: Model, continuation: Any, prompt: Encoded) -> Encoded | Non
     )
 
 
-def _one_batch(question: Question, prompts: list[Encoded], given: list[Any], progress: bool) -> list[Attribution]:
+def _one_batch(question: Question, prompts: list[Encoded], given: list[Any]) -> list[Attribution]:
     model = question.model
     texts = [_continue(model, one, prompt) for one, prompt in zip(given, prompts, strict=True)]
     if steps_need_text(question.steps):
@@ -226,7 +233,7 @@ def _one_batch(question: Question, prompts: list[Encoded], given: list[Any], pro
     functions = [question.target, *question.step_scores]
     values = measure_batch(model, batch, functions)
     here = sum_columns(batch.columns, values[0])
-    probe = _probe(question, batch, prompts, here, progress)
+    probe = _probe(question, batch, prompts, here)
     answer = question.method(probe)
     return assemble(question, probe, answer, prompts, values, _info(question, probe))
 
@@ -252,7 +259,6 @@ def _probe(
     batch: Batch,
     prompts: list[Encoded],
     here: Float[Tensor, "example column"] | None,
-    progress: bool,
 ) -> ModelProbe:
     import torch
 
@@ -274,7 +280,6 @@ def _probe(
         baseline=baseline,
         mode=question.mode,
         thorough=question.strict,
-        progress=progress,
     )
 
 

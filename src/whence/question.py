@@ -17,6 +17,7 @@ from whence.text.encoded import Encoded
 
 SIDES = ("source", "prefix")
 MODES = ("auto", "reverse", "forward")
+DERIVATIVES = ("exact", "finite")
 KEEPS = ("auto", "special", "template", "none")
 
 
@@ -55,6 +56,7 @@ def ask(
     keep: Any,
     sides: Any,
     mode: Any,
+    derivative: Any,
     seed: Any,
     strict: bool,
     generate: Any,
@@ -75,6 +77,7 @@ def ask(
         keep: What keeps its true value.
         sides: Which sides.
         mode: Derivative mode.
+        derivative: Exact derivatives, or finite differences.
         seed: The seed.
         strict: Raise when an identity fails.
         generate: Options of generation.
@@ -88,11 +91,25 @@ def ask(
         UnsupportedError: The method needs what the model or place cannot give.
     """
     made = resolve_method(method, method_options)
-    missing = made.needs - model.provides
+    if derivative not in DERIVATIVES:
+        raise InputError(f"derivative is one of {', '.join(DERIVATIVES)}, not {derivative!r}.")
+    finite = derivative == "finite"
+    if finite and (Need.GRADIENTS not in made.needs or mode != "auto"):
+        raise InputError(
+            "derivative='finite' stands for the derivatives of a gradient method, in place of mode=; leave one out."
+        )
+    if Need.GRADIENTS in made.needs and not made.directional and (finite or mode == "forward"):
+        kind = "finite differences give" if finite else "forward mode gives"
+        raise UnsupportedError(
+            f"{made.name}, with these options, needs the whole gradient, and {kind} derivatives along directions. "
+            "Leave the option out, or take input_x_gradient or integrated_gradients."
+        )
+    missing = made.needs - model.provides - ({Need.GRADIENTS} if finite else set())
     if missing:
+        reasons = [model.lacks[need] for need in missing if need in model.lacks]
         raise UnsupportedError(
             f"{made.name} needs {', '.join(sorted(need.value for need in missing))}, which {model.name} at place "
-            f"{model.place!r} does not provide."
+            f"{model.place!r} does not provide{': ' if reasons else ''}{'; '.join(reasons)}."
         )
     if contrast is not None:
         raise UnsupportedError("contrast: comparing with another continuation or input is not in this version.")
@@ -125,7 +142,7 @@ def ask(
         baseline=baseline,
         keep=keep,
         sides=chosen,
-        mode=mode,
+        mode="finite" if finite else mode,
         seed=int(seed),
         strict=strict,
         generate=dict(generate or {}),

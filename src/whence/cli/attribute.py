@@ -50,8 +50,19 @@ def attribute(
         str, typer.Option(help="What features are compared with: auto, mask, unk, pad, mean, zero, a token.")
     ] = "auto",
     mode: Annotated[str, typer.Option(help="Derivatives: auto, reverse or forward.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16, float16, auto.")] = None,
+    derivative: Annotated[str, typer.Option(help="exact, or finite where a place gives no gradients.")] = "exact",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float64, bfloat16, float16, auto; quantised: nf4, fp4, int8.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    remote: Annotated[
+        str | None, typer.Option(help="Where the model runs, if not here: ndif, a server's address, petals.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="NDIF_API_KEY", show_envvar=True, help="Key for the server.")
+    ] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="Address of a Petals swarm; repeatable.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that a request elsewhere may take.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything that samples.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per pass.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail when a check does not hold.")] = False,
@@ -72,7 +83,14 @@ def attribute(
 
         import whence
 
-        loaded = whence.load(model, dtype=dtype, device=device)
+        # The key may be in the environment for other uses.
+        place = {
+            "remote": remote,
+            "api_key": api_key if remote is not None else None,
+            "peers": peer,
+            "timeout": timeout,
+        }
+        loaded = whence.load(model, dtype=dtype, device=device, **place)
         single = len(prompts) == 1
         given: Any = None
         if continuation is not None:
@@ -88,6 +106,7 @@ def attribute(
             layer=None if layer is None else parse_value(layer),
             baseline=parse_value(baseline),
             mode=mode,
+            derivative=derivative,
             seed=seed,
             batch_size=batch_size,
             progress=not quiet,

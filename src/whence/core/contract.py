@@ -8,7 +8,7 @@ what are the derivatives of all targets (differentiate).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf"]
+# Points on the line from reference (0) to clean value (1), and the weight of each in the sum.
+Path = tuple[Sequence[float], Sequence[float]]
+# From shares [..., token], f(clean) and f(reference) to whether a path was fine enough.
+Accept = Callable[["Tensor", "Tensor", "Tensor"], bool]
+AT_INPUT: tuple[Path, ...] = (((1.0,), (1.0,)),)
 
 
 class Need(Enum):
@@ -83,7 +88,8 @@ class Derivatives:
         here: Target at the clean input.
         there: Target with the site set to the reference, per layer when there are several; None when
             the question had no reference.
-        record: Plain data: mode, rows, vector-Jacobian and Jacobian-vector products, chunks.
+        record: Plain data: mode, rows, vector-Jacobian and Jacobian-vector products, chunks, and ``path``,
+            the number of the path that was taken.
         gaps: Checks that every derivative carries (no-op, leak, adjoint).
     """
 
@@ -125,11 +131,14 @@ class Probe(Protocol):
         self,
         *,
         reduce: Reduction,
-        points: Sequence[float] = (1.0,),
-        weights: Sequence[float] = (1.0,),
+        paths: Sequence[Path] = AT_INPUT,
+        accept: Accept | None = None,
         reference: bool = False,
     ) -> Derivatives:
-        """Derivatives of every column with respect to the asked site."""
+        """Derivatives of every column with respect to the asked site.
+
+        With several paths the first that ``accept`` accepts is taken, else the last.
+        """
         ...
 
 
@@ -158,6 +167,14 @@ class AbstractMethod(ABC):
     signed: ClassVar[bool]
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = None
     view: ClassVar[Mapping[str, str]] = {"layer": "mean", "head": "mean", "unit": "sum"}
+
+    @property
+    def directional(self) -> bool:
+        """Whether derivatives along the features' displacements are all it asks for.
+
+        Then forward mode and finite differences can serve it; else it needs the whole gradient.
+        """
+        return False
 
     @abstractmethod
     def __call__(self, probe: Probe) -> Answer:

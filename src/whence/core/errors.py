@@ -8,6 +8,8 @@
   - NonFiniteScore             a score that must be a number is not
   - CheckFailed                an identity did not hold and ``strict=True``
   - FileFormatError            a saved file that cannot be read
+  - RemoteError                a model that runs elsewhere could not answer
+    - SwarmError               ... and it runs in a Petals swarm
 """
 
 from __future__ import annotations
@@ -46,6 +48,22 @@ class CheckFailed(WhenceError):  # noqa: N818 - the specification's name
 
 class FileFormatError(WhenceError):
     """A saved file is damaged, or was written by a newer version of the format."""
+
+
+class RemoteError(WhenceError):
+    """A model that runs elsewhere could not answer; the message ends with the server's last line.
+
+    Attributes:
+        details: All that the server said, such as its traceback.
+    """
+
+    def __init__(self, message: str, *, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class SwarmError(RemoteError):
+    """A Petals swarm could not answer: no server holds a block, or none answered in time."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:

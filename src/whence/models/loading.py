@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from whence.core.errors import InputError, ModelError, UnsupportedError, unknown_name
-from whence.models import bundled
+from whence.core.errors import InputError, RemoteError, unknown_name
+from whence.models.checkpoints import find_config, find_tokenizer, locate, unloadable
 from whence.models.model import Model
+from whence.models.quantised import (
+    FORMATS,
+    bitsandbytes_config,
+    compute_in,
+    quantisation,
+    quiet_casts,
+    require_quantised,
+)
 
-DTYPES = ("auto", "float32", "float64", "float16", "bfloat16")
-_TOKENIZER_FILES = ("tokenizer*", "*.spm", "spiece.model", "sentencepiece*", "vocab*", "merges.txt")
+FLOATS = ("auto", "float32", "float64", "float16", "bfloat16")
+PLACES = ("ndif", "petals")
 DEFAULT_MODEL = "whence/stories"
 
 
@@ -24,10 +32,13 @@ def load(
     device_map: Any = None,
     tokenizer: Any = None,
     remote: str | None = None,
+    api_key: str | None = None,
+    peers: Sequence[str] | None = None,
+    timeout: float | None = None,
     family: Any = None,
     **from_pretrained: Any,
 ) -> Model:
-    """Load a generative language model for attribution.
+    """Load a generative language model for attribution, or the skeleton of one that runs elsewhere.
 
     Args:
         name_or_path_or_model: A Hugging Face hub id, a local folder, the name of a bundled model
@@ -35,29 +46,46 @@ def load(
             into evaluation mode, and otherwise left as it is).
         dtype: ``"float32"``, ``"float64"``, ``"bfloat16"``, ``"float16"``, ``"auto"`` (the
             checkpoint's), or a torch dtype. By default the checkpoint's on an accelerator, and float32 on
-            a CPU, where half precision is many times slower.
+            a CPU, where half precision is many times slower. ``"nf4"``, ``"fp4"`` and ``"int8"`` quantise
+            with bitsandbytes (``pip install 'whence[quantized]'``); for other settings give
+            ``quantization_config=BitsAndBytesConfig(...)``.
         device: Such as ``"cpu"`` or ``"cuda:1"``; by default a GPU if there is one.
         device_map: Given to transformers, to spread a model over several devices.
         tokenizer: A tokenizer, or where to load it from; by default from the same place as the model.
-        remote: A place other than here.
+        remote: A place other than here. ``"ndif"``, or the address of a server that speaks its protocol
+            (``whence serve-model`` starts one); ``"petals"`` for a Petals swarm. No weights are loaded here,
+            and of a Petals model only embeddings and head.
+        api_key: Key for NDIF; by default the environment variable ``NDIF_API_KEY``.
+        peers: Addresses of a Petals swarm: ``"/ip4/.../p2p/..."``.
+        timeout: Seconds that a request to another place may take; by default 600, for Petals 180.
         family: A `whence.models.families.Family`, or a mapping with its fields, for an architecture that
             whence does not know.
-        **from_pretrained: Further options of transformers' ``from_pretrained``, such as ``revision``.
+        **from_pretrained: Further options of transformers' ``from_pretrained``, such as ``revision``; for
+            Petals also ``dht_prefix``.
 
     Returns:
         The model.
 
     Raises:
         ModelError: The checkpoint cannot be found or loaded, or its architecture is not known.
-        UnknownNameError: No bundled model or dtype of that name.
-        UnsupportedError: The place is not supported.
+        UnknownNameError: No bundled model, dtype or place of that name.
+        InputError: An option that does not apply here.
+        RemoteError: The place does not answer.
+        UnsupportedError: A library that is needed is not installed.
 
     Example:
         >>> model = whence.load("whence/stories")
         >>> model.attribute("Once upon a time").show()
     """
     if remote is not None:
-        raise UnsupportedError(f"remote={remote!r}: this version of whence runs models on this machine only.")
+        given = {"dtype": dtype if remote != "petals" else None, "device": device, "device_map": device_map}
+        if unused := [key for key, value in given.items() if value is not None]:
+            raise InputError(f"{', '.join(unused)}: the place decides that, not the client; leave it out.")
+        options = {"tokenizer": tokenizer, "timeout": timeout, "family": family, **from_pretrained}
+        return _elsewhere(name_or_path_or_model, remote, {"api_key": api_key, "peers": peers, "dtype": dtype}, options)
+    elsewhere = {"api_key": api_key, "peers": peers, "timeout": timeout}
+    if unused := [key for key, value in elsewhere.items() if value is not None]:
+        raise InputError(f"{', '.join(unused)}: only for a model that runs elsewhere; give remote= as well.")
     if isinstance(name_or_path_or_model, str | Path):
         name = str(name_or_path_or_model)
         hf, found = _from_pretrained(name, dtype, device, device_map, from_pretrained)
@@ -79,7 +107,7 @@ def load(
         if device is not None:
             hf.to(device)
     if isinstance(tokenizer, str | Path):
-        tokenizer = _tokenizer(str(tokenizer), from_pretrained, required=True)
+        tokenizer = find_tokenizer(str(tokenizer), from_pretrained, required=True)
     return wrap(hf.eval(), tokenizer, name, family)
 
 
@@ -108,39 +136,70 @@ def wrap(hf: Any, tokenizer: Any, name: str, family: Any = None) -> Model:
         "class": type(hf).__name__,
         "attention": getattr(hf.config, "_attn_implementation", None),
         "dtype": str(hf.dtype).removeprefix("torch."),
-        "quantisation": None,
+        "quantisation": quantisation(hf.config),
     }
     return Model(nnsight.NNsight(hf, rename=names, envoys=envoys), tokenizer, arch, name, info=info)
 
 
+def _elsewhere(name: Any, remote: str, place: dict[str, Any], options: dict[str, Any]) -> Model:
+    if not isinstance(name, str | Path):
+        raise InputError(f"remote= takes the name of a model that the place has, not {type(name).__name__}.")
+    options = {key: value for key, value in options.items() if value is not None}
+    if remote == "petals":
+        if not place["peers"]:
+            raise InputError("remote='petals' needs peers=[...]: addresses of the swarm, as its servers print them.")
+        from whence.models.petals.loading import load_petals
+
+        if place["dtype"] is not None:
+            options["dtype"] = _dtype(place["dtype"], on_cpu=True)
+        return load_petals(str(name), peers=place["peers"], **options)
+    if place["peers"]:
+        raise InputError("peers= are addresses of a Petals swarm; give remote='petals'.")
+    if remote != "ndif" and not remote.startswith(("http://", "https://")):
+        if any(sign in remote for sign in ":./"):
+            raise RemoteError(f"remote={remote!r}: a server's address begins with http:// or https://.")
+        raise unknown_name("place", remote, PLACES, "A server's address begins with http:// or https://.")
+    from whence.models.ndif.loading import load_ndif
+
+    return load_ndif(str(name), url=remote, api_key=place["api_key"], **options)
+
+
 def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    where = name
-    if name.startswith("whence/"):
-        where = str(bundled.path(name))
-    elif not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ModelError(f"{name}: there is no such folder.")
+    where = locate(name)
     if device is None and device_map is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    kwargs = dict(options)
-    kwargs["dtype"] = _dtype(dtype, on_cpu=device is not None and torch.device(device).type == "cpu")
-    if device_map is not None:
+    config = find_config(where, name, options)
+    kwargs, quantised = dict(options), quantisation(config) is not None
+    on_cpu = device is not None and torch.device(device).type == "cpu"
+    if isinstance(dtype, str) and dtype in FORMATS:
+        if "quantization_config" in options or quantised:
+            raise InputError(f"dtype={dtype!r}: the weights are quantised already, as the checkpoint or you say.")
+        wide = torch.float32 if on_cpu else getattr(config, "dtype", None) or torch.bfloat16
+        kwargs |= {"quantization_config": bitsandbytes_config(dtype, wide), "dtype": wide}
+    else:
+        kwargs["dtype"] = _dtype(dtype, on_cpu=on_cpu)
+    if quantised or kwargs.get("quantization_config") is not None:
+        require_quantised()
+        # Quantised weights are made on their device; they cannot be moved there later.
+        kwargs["device_map"] = device_map if device_map is not None else {"": device}
+    elif device_map is not None:
         kwargs["device_map"] = device_map
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        config = AutoConfig.from_pretrained(where, **_hub_options(options))
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with _quiet(name.startswith("whence/")):
             hf: Any = auto.from_pretrained(where, **kwargs)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(
-            f"{name} could not be loaded: {error}\nGive a Hugging Face hub id (with access to the hub), a "
-            f"folder with a checkpoint, or a bundled model: {', '.join(f'whence/{one}' for one in bundled.NAMES)}."
-        ) from error
-    if device_map is None:
+        raise unloadable(name, error) from error
+    if "device_map" not in kwargs:
         hf.to(device)
-    return hf, _tokenizer(where, options, required=False)
+    if quantised and on_cpu:
+        compute_in(hf, hf.dtype)
+    if quantisation(hf.config) == "int8":
+        quiet_casts()
+    return hf, find_tokenizer(where, options, required=False)
 
 
 @contextmanager
@@ -158,32 +217,6 @@ def _quiet(quiet: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tokenizer(where: str, options: dict[str, Any], *, required: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    folder = Path(where)
-    # Without any of its files, transformers makes up an empty tokenizer, or fails in one of many ways.
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        if required:
-            raise ModelError(f"no tokenizer could be loaded from {where}: the folder has none of its files.")
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(where, **_hub_options(options))
-    except OSError as error:
-        if required:
-            raise ModelError(f"no tokenizer could be loaded from {where}: {error}") from error
-        return None
-    except (ValueError, KeyError, TypeError, ImportError, AssertionError) as error:
-        raise ModelError(
-            f"the tokenizer in {where} could not be loaded: {error}. Pass tokenizer= with one of your own."
-        ) from error
-
-
-def _hub_options(options: dict[str, Any]) -> dict[str, Any]:
-    hub = ("revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "subfolder")
-    return {key: value for key, value in options.items() if key in hub}
-
-
 def _dtype(dtype: Any, *, on_cpu: bool) -> Any:
     import torch
 
@@ -191,6 +224,6 @@ def _dtype(dtype: Any, *, on_cpu: bool) -> Any:
         return torch.float32 if on_cpu else "auto"
     if isinstance(dtype, torch.dtype):
         return dtype
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", str(dtype), DTYPES)
+    if dtype not in FLOATS:
+        raise unknown_name("dtype", str(dtype), (*FLOATS, *FORMATS))
     return "auto" if dtype == "auto" else getattr(torch, dtype)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from whence.core.contract import Need
 from whence.core.errors import InputError
 from whence.models.components import Architecture
-from whence.models.programs import embedding_rows, generate
+from whence.models.programs import embedding_rows, free_bytes, generate
+from whence.models.quantised import rows_interact
 from whence.text.continuation import encode_generated
 from whence.text.encoded import Encoded
 from whence.text.prompt import encode_prompt, is_batch
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
     from whence.scores import Attribution, Attributions
 
 DEFAULT_NEW_TOKENS = 50
+
+
+class Remote(Protocol):
+    """What runs programs where the weights are, when they are not in this process."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """``dtype``, ``device`` and ``free`` there, as plain data."""
+        ...
+
+    def run(self, program: Callable[..., Any], data: Mapping[str, Any]) -> Any:
+        """Run a program there, and bring its result here."""
+        ...
+
+    def backend(self) -> Any:
+        """What nnsight runs one trace there with."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +56,9 @@ class Model:
         name: The name, path or class it was loaded from.
         place: Where it runs, such as ``"here"``.
         provides: What this place with this architecture can give to methods.
+        lacks: Why the place does not provide the rest, and what to do about it.
         info: Provenance that goes into every result: revision, dtype, quantisation.
+        remote: What runs programs, where the weights are not in this process.
     """
 
     nn: Any
@@ -46,7 +67,9 @@ class Model:
     name: str
     place: str = "here"
     provides: frozenset[Need] = frozenset(Need)
+    lacks: Mapping[Need, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
+    remote: Remote | None = None
 
     @property
     def config(self) -> Any:
@@ -65,13 +88,27 @@ class Model:
 
     @property
     def device(self) -> Any:
-        """Device of the input embeddings."""
+        """Device of the input embeddings, where they are."""
+        import torch
+
+        if self.remote is not None:
+            return torch.device(self.remote.facts["device"])
         return self.nn._module.get_input_embeddings().weight.device
 
     @property
     def dtype(self) -> Any:
         """Floating-point type the model computes in."""
+        import torch
+
+        if self.remote is not None:
+            return getattr(torch, self.remote.facts["dtype"])
         return self.nn._module.dtype
+
+    def free_bytes(self) -> int:
+        """Bytes that are free where the model runs."""
+        if self.remote is not None:
+            return int(self.remote.facts["free"])
+        return free_bytes(self.device)
 
     @property
     def vocab_size(self) -> int:
@@ -82,6 +119,11 @@ class Model:
     def accepts(self) -> frozenset[str]:
         """Names of the arguments of the model's forward."""
         return frozenset(inspect.signature(type(self.nn._module).forward).parameters)
+
+    @property
+    def rows_interact(self) -> bool:
+        """Whether a row's result depends on the other rows of its pass, so that each runs alone."""
+        return rows_interact(self.config)
 
     @property
     def pad_id(self) -> int:
@@ -100,8 +142,16 @@ class Model:
         layers = "+".join(str(n) for n in self.architecture.n_layers.values())
         return (
             f"Model({self.name!r}, family={self.config.model_type!r}, layers={layers}, "
-            f"dtype={str(self.dtype).removeprefix('torch.')}, place={self.place!r})"
+            f"{self._precision()}place={self.place!r})"
         )
+
+    def _precision(self) -> str:
+        # What another place computes in is known only after a request.
+        return "" if self.remote is not None else f"dtype={str(self.dtype).removeprefix('torch.')}, "
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Inside a trace that runs elsewhere, where this class is unknown, a model is its nnsight model.
+        return operator.getitem, ([self.nn], 0)
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for names that Model does not have: the nnsight model's (blocks, embed, lm_head ...).
@@ -125,6 +175,8 @@ class Model:
         """
         import nnsight
 
+        if self.remote is not None:
+            return self.remote.run(program, data)
         model = self.nn
         with model.session():
             result = nnsight.save(program(model, **data))
@@ -152,11 +204,12 @@ class Model:
         """
         import torch
 
-        ids = torch.tensor([self.encode(prompt).ids], device=self.device)
+        place: dict[str, Any] = {} if self.remote is None else {"backend": self.remote.backend()}
+        ids = torch.tensor([self.encode(prompt).ids], device=None if place else self.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
         if self.encoder_decoder and "decoder_input_ids" not in options:
-            inputs["decoder_input_ids"] = torch.tensor([[self.decoder_start]], device=self.device)
-        return self.nn.trace(**{**inputs, **options})
+            inputs["decoder_input_ids"] = torch.tensor([[self.decoder_start]], device=ids.device)
+        return self.nn.trace(**{**inputs, **options}, **place)
 
     @property
     def decoder_start(self) -> int:
@@ -271,6 +324,7 @@ class Model:
         keep: Any = "auto",
         sides: Sequence[str] = ("source", "prefix"),
         mode: str = "auto",
+        derivative: str = "exact",
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -294,6 +348,7 @@ class Model:
             keep: Tokens that keep their true value in the baseline.
             sides: The source, the generated prefix, or both.
             mode: Derivatives in reverse or forward mode.
+            derivative: Exact derivatives, or finite differences.
             seed: Seed of everything that samples.
             batch_size: Prompts per pass.
             progress: Show a progress bar for anything longer than a second.
@@ -320,6 +375,7 @@ class Model:
             keep=keep,
             sides=sides,
             mode=mode,
+            derivative=derivative,
             seed=seed,
             batch_size=batch_size,
             progress=progress,

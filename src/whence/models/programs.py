@@ -6,6 +6,7 @@ traces; it travels to remote places by its source, so it uses only torch and nam
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import nnsight
@@ -14,6 +15,8 @@ import torch
 from whence.models.access import resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Int
     from torch import Tensor
 
@@ -65,3 +68,46 @@ def embedding_rows(model: Any, paths: dict[str, str], ids: Int[Tensor, " id"]) -
             "median_norm": float(norms.median()),
         }
     return found
+
+
+def with_facts(model: Any, program: Callable[..., Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Run a program, and tell with its result what it ran on.
+
+    Args:
+        model: The nnsight model.
+        program: The program.
+        data: Its plain data.
+
+    Returns:
+        ``result`` and ``facts``.
+    """
+    return {"result": program(model, **data), "facts": facts(model)}
+
+
+def facts(model: Any) -> dict[str, Any]:
+    """What a client wants to know of the process that has the weights.
+
+    Args:
+        model: The nnsight model.
+
+    Returns:
+        ``dtype`` and ``device`` of the weights as text, and ``free``, the bytes that are free there.
+    """
+    weight = next(one for one in model._module.parameters() if one.is_floating_point())
+    # Where the weights are behind a wall of this process, on the meta device, a CPU is the careful guess.
+    device = weight.device if weight.device.type != "meta" else torch.device("cpu")
+    return {
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": str(device),
+        "free": free_bytes(device),
+    }
+
+
+def free_bytes(device: Any) -> int:
+    """Bytes that are free on a device (for a CPU, of the machine's memory)."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30

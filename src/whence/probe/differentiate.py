@@ -8,8 +8,10 @@ Programs: they travel to remote places by their source (see `whence.models.progr
 3. Reverse mode differentiates the unembedding once for all steps (its rows are independent), then sends one
    vector-Jacobian product per column, in batches, through the body over one retained graph. Forward mode
    runs one row per feature, whose tangent is that feature's displacement; it answers for all columns.
+   Finite differences run two rows per feature, and need no derivatives at all.
 4. Contraction with the displacement, sums over the points and the tokens of a feature happen here, so that
-   only [column, feature] numbers travel.
+   only [column, feature] numbers travel. So do the choice among several paths and the change of mode where
+   an operation has no tangent: whatever happens, it is one request.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.forward_mode import forward_products, tangents
-from whence.probe.path import is_input, point_edit
+from whence.probe.finite_mode import finite_products
+from whence.probe.forward_mode import forward_products, no_tangent, tangents
+from whence.probe.path import at_points, is_input
 from whence.probe.respond import capture
 from whence.probe.reverse_mode import reverse_products
-from whence.probe.rows import column_values, forward_rows, target_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -53,13 +55,17 @@ def differentiate(
             ``last`` [example, column]: the last token each column's steps can see, and ``start`` of the
             stream that this bound applies to; ``rows`` [row, 2]: pairs of example and feature that
             can have a displacement.
-        question: ``points``, ``weights``, ``reduce``, ``mode``, ``rows`` and ``products`` (chunk sizes),
-            ``adjoint`` (compare both modes at the last point).
+        question: ``paths`` (``points`` and ``weights`` of each), ``accept`` (which path is fine enough, see
+            `whence.core.contract.Accept`, or None), ``reduce``, ``mode``, ``rows`` and ``products`` (chunk
+            sizes), ``otherwise`` (mode and chunk sizes if an operation has no tangent, or None),
+            ``adjoint`` (compare both modes at the last point), ``advance`` (told of progress, or None).
 
     Returns:
-        ``values`` [layer, example, column, feature or token (, unit)], ``noop`` [layer, example, column]
-        (targets with the site written back) or None, ``there`` (targets with the site at its reference) or
-        None, ``leak``, ``adjoint`` (two tensors [example, column]) or None, and counters of rows and products.
+        ``no_tangent`` (what has none, where forward mode was insisted on), or: ``values``
+        [layer, example, column, feature or token (, unit)], ``noop`` [layer, example, column] (targets with
+        the site written back) or None, ``there`` (targets with the site at its reference) or None, ``leak``,
+        ``adjoint`` and ``whole`` (two tensors [example, column] each) or None, ``path``, ``mode``, ``note``,
+        and counters of rows and products.
     """
     count = run["query"].shape[0]
     everyone = torch.arange(count)
@@ -71,50 +77,105 @@ def differentiate(
         ends["reference"] = capture(model, run, embeds, deep, reference, everyone)
         counts["rows"] += 2 * count
     state = {"embeds": embeds, "reference": reference, "ends": ends, "features": features, "counts": counts}
-
-    # One pass serves all layers of one stack when the site keeps its clean value. A path needs a pass per
-    # layer, and so do two stacks: there each layer's leaves are inputs of their own.
-    one_stack = len({leaf["stream"] for group in groups for leaf in group}) == 1
-    shared = reference is None and question["mode"] == "reverse" and one_stack
-    passes = [groups] if shared else [[group] for group in groups]
-    results = []
-    for layers in passes:
-        if question["mode"] == "reverse":
-            results += reverse_products(model, run, score, state, layers, question)
-        else:
-            results += forward_products(model, run, score, state, layers[0], question)
-    there = None
-    noop = [result["at_clean"] for result in results if result["at_clean"] is not None]
+    noop = there = None
     if reference is not None:
-        values = [endpoints(model, run, score, state, group) for group in groups]
-        there = torch.stack([low for _, low in values])
-        noop = [high for high, _ in values]
+        values = [endpoints(model, run, score, state, group, question["rows"]) for group in groups]
+        noop, there = (torch.stack(side) for side in zip(*values, strict=True))
+    note, taken, asked, results = "", 0, question, []
+    for number, path in enumerate(question["paths"]):
+        taken = number
+        try:
+            asked = {**question, **path}
+            results = products(model, run, score, state, groups, asked)
+        except (NotImplementedError, RuntimeError) as error:
+            if asked["mode"] != "forward" or not no_tangent(error):
+                raise
+            if asked["otherwise"] is None:
+                return {"no_tangent": str(error).splitlines()[0]}
+            note = "forward mode has no tangent for an operation of this model"
+            question = {**question, **question["otherwise"]}
+            asked = {**question, **path}
+            results = products(model, run, score, state, groups, asked)
+        accept = question["accept"]
+        if accept is None or accept(shares_of(results, asked), noop, there):
+            break
+    if noop is None:
+        at_clean = [result["at_clean"] for result in results if result["at_clean"] is not None]
+        noop = torch.stack(at_clean) if at_clean else None
     adjoint = None
-    if question["adjoint"]:
-        adjoint = compare_modes(model, run, score, state, groups[0], question, results[0])
+    if asked["adjoint"]:
+        try:
+            adjoint = compare_modes(model, run, score, state, groups[0], asked, results[0])
+        except (NotImplementedError, RuntimeError) as error:
+            # A check that cannot be made here; the result does not claim it.
+            if not no_tangent(error):
+                raise
     return {
         "values": torch.stack([result["values"] for result in results]).cpu(),
-        "noop": torch.stack(noop).cpu() if noop else None,
+        "noop": None if noop is None else noop.cpu(),
         "there": there,
         "leak": torch.stack([result["leak"] for result in results]).cpu(),
         "adjoint": adjoint,
+        "whole": gap_to_whole(results) if asked["mode"] == "finite" else None,
+        "path": taken,
+        "mode": asked["mode"],
+        "note": note,
         "counts": counts,
     }
 
 
+def products(
+    model: Any,
+    run: dict[str, Any],
+    score: dict[str, Any],
+    state: dict[str, Any],
+    groups: list[list[dict[str, Any]]],
+    question: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """The products of every layer along one path, in the mode of the question."""
+    # One pass serves all layers of one stack when the site keeps its clean value. A path needs a pass per
+    # layer, and so do two stacks: there each layer's leaves are inputs of their own.
+    one_stack = len({leaf["stream"] for group in groups for leaf in group}) == 1
+    shared = state["reference"] is None and question["mode"] == "reverse" and one_stack
+    results = []
+    for layers in [groups] if shared else [[group] for group in groups]:
+        if question["mode"] == "reverse":
+            results += reverse_products(model, run, score, state, layers, question)
+        elif question["mode"] == "forward":
+            results += forward_products(model, run, score, state, layers[0], question)
+        else:
+            results += finite_products(model, run, score, state, layers[0], question)
+    return results
+
+
+def shares_of(results: list[dict[str, Any]], question: dict[str, Any]) -> Float[Tensor, "layer example column token"]:
+    """Every token's or feature's share, summed over units where these are kept."""
+    values = torch.stack([result["values"] for result in results]).double().cpu()
+    return values.sum(-1) if question["reduce"] == "units" else values
+
+
+def gap_to_whole(results: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    """How far the slopes of the features are from adding up to the slope along all of them together."""
+    gaps = torch.stack([(result["dots"][0] - result["whole"]).abs() for result in results])
+    sizes = torch.stack([result["dots"][1] for result in results])
+    worst = (gaps / sizes.clamp_min(1e-12)).argmax(0, keepdim=True)
+    return gaps.gather(0, worst)[0], sizes.gather(0, worst)[0]
+
+
 def endpoints(
-    model: Any, run: dict[str, Any], score: dict[str, Any], state: dict[str, Any], group: list[dict[str, Any]]
+    model: Any,
+    run: dict[str, Any],
+    score: dict[str, Any],
+    state: dict[str, Any],
+    group: list[dict[str, Any]],
+    rows: int,
 ) -> tuple[Float[Tensor, "example column"], Float[Tensor, "example column"]]:
     """Targets with a site written back at its clean value, and written at its reference."""
     count = run["query"].shape[0]
     examples = torch.arange(count).repeat(2)
-    alpha = torch.arange(2).flip(0).repeat_interleave(count).double()
-
-    with torch.no_grad():
-        out = forward_rows(model, run, examples, group, point_edit(state, examples, alpha))
-        columns = column_values(run, examples, target_values(run, score, examples, out["logits"])).cpu()
-    state["counts"]["rows"] += 2 * count
-    return columns[:count], columns[count:]
+    alphas = torch.arange(2).flip(0).repeat_interleave(count).double()
+    high, low = at_points(model, run, score, state, group, examples, alphas, max(rows, count)).chunk(2)
+    return high, low
 
 
 def compare_modes(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import Derivatives, Reduction
+from whence.core.contract import AT_INPUT, Accept, Derivatives, Path, Reduction
 from whence.probe.plan import Plan
 from whence.probe.probe import ModelProbe
 
@@ -19,7 +19,8 @@ class Estimate:
     """Predicted cost of an attribution.
 
     Attributes:
-        mode: Derivative mode that would be chosen: ``"forward"``, ``"reverse"``, or ``""`` without any.
+        mode: Derivative mode that would be chosen: ``"forward"``, ``"reverse"``, ``"finite"``, or ``""``
+            without any.
         forwards: Rows that run forward through the model.
         derivatives: Vector-Jacobian or Jacobian-vector products.
         rows_per_pass: Rows that run at once.
@@ -78,16 +79,16 @@ class DryProbe:
         self,
         *,
         reduce: Reduction,
-        points: Sequence[float] = (1.0,),
-        weights: Sequence[float] = (1.0,),
+        paths: Sequence[Path] = AT_INPUT,
+        accept: Accept | None = None,
         reference: bool = False,
     ) -> Derivatives:
-        """Zeros of the right shape, and a note of the plan."""
+        """Zeros of the right shape, and a note of the plan: of the first path, as zeros are accepted."""
         import torch
 
         probe = self.probe
         layers = len(probe.layers.groups)
-        plan, _ = probe.plan(reduce=reduce, points=len(points), reference=reference)
+        plan, _ = probe.plan(reduce=reduce, points=len(paths[0][0]), reference=reference)
         self.plans += [plan] * (layers if reference else 1)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()
@@ -95,7 +96,7 @@ class DryProbe:
         units = (1,) if reduce in ("units", "gradient") else ()
         there = torch.zeros(count, columns, *tail) if reference else None
         values = torch.zeros(count, columns, third, *tail, *units)
-        return Derivatives(values, probe.layers.labels, self.here, there, {}, ())
+        return Derivatives(values, probe.layers.labels, self.here, there, {"path": 0}, ())
 
     def total(self) -> Estimate:
         """The sum of what was asked; one more forward pass measures the clean input."""

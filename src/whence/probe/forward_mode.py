@@ -94,6 +94,12 @@ def tangents(
         return column_values(run, examples, value), column_values(run, examples, tangent)
 
 
+def no_tangent(error: Exception) -> bool:
+    """Whether an error says that some operation cannot be differentiated in forward mode."""
+    text = str(error)
+    return any(sign in text for sign in ("forward AD", "forward mode AD", "Jacobian-vector product", "jvp"))
+
+
 def plain_attention() -> AbstractContextManager[object]:
     """Attention without fused kernels, inside the ``with`` block."""
     # Spelled out from `torch`: torch's enumeration cannot be sent under a name of its own.

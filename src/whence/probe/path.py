@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.rows import reference_rows
+from whence.probe.rows import column_values, forward_rows, reference_rows, target_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,13 +53,60 @@ def at_point(clean: Tensor, low: Tensor, alpha: Tensor) -> Tensor:
     return torch.where(alpha == 1, clean, low + alpha * (clean - low))
 
 
-def point_edit(
-    state: dict[str, Any], examples: Int[Tensor, " row"], alphas: Float[Tensor, " row"]
+def at_points(
+    model: Any,
+    run: dict[str, Any],
+    score: dict[str, Any],
+    state: dict[str, Any],
+    group: list[dict[str, Any]],
+    examples: Int[Tensor, " row"],
+    alphas: Float[Tensor, " row"],
+    rows: int,
+    shifts: Float[Tensor, "row token"] | None = None,
+) -> Float[Tensor, "row column"]:
+    """Targets with a site at points of its path, and tokens a little beside it.
+
+    Args:
+        model: The nnsight model.
+        run: The batch (see `whence.probe.rows`).
+        score: The step function.
+        state: Shared state (see `whence.probe.path`).
+        group: The leaves of the layer.
+        examples: The example of each row.
+        alphas: The point of each row.
+        rows: Rows per pass.
+        shifts: How far each token is moved along its displacement, or None.
+
+    Returns:
+        Every column of every row, on the CPU.
+    """
+    found = []
+    for part in torch.arange(len(examples)).split(rows):
+        who = examples[part]
+        edit = shifted_edit(state, who, alphas[part], None if shifts is None else shifts[part])
+        with torch.no_grad():
+            out = forward_rows(model, run, who, group, edit)
+            found.append(column_values(run, who, target_values(run, score, who, out["logits"])).cpu())
+    state["counts"]["rows"] += len(examples)
+    return torch.cat(found)
+
+
+def shifted_edit(
+    state: dict[str, Any],
+    examples: Int[Tensor, " row"],
+    alphas: Float[Tensor, " row"],
+    shifts: Float[Tensor, "row token"] | None,
 ) -> Callable[[dict[str, Any], Tensor], Tensor]:
-    """An edit that puts sites at a point of their path, as constants."""
+    """An edit that puts sites at a point of their path, and tokens a little beside it."""
+    offsets = state["features"]["offsets"]
 
     def edit(leaf: dict[str, Any], value: Tensor) -> Tensor:
         clean, low = span_ends(state, leaf, examples, value)
-        return at_point(clean, low, alphas)
+        point = at_point(clean, low, alphas)
+        if shifts is None:
+            return point
+        offset = offsets[leaf["stream"]]
+        amount = shifts[:, offset : offset + clean.shape[1]].to(clean)
+        return point + amount.view(*amount.shape, *(1,) * (clean.dim() - 2)) * (clean - low)
 
     return edit

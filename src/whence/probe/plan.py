@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +59,7 @@ class Plan:
     """Chunk sizes of a question, with what they will take.
 
     Attributes:
-        mode: ``"forward"`` or ``"reverse"``.
+        mode: ``"forward"``, ``"reverse"`` or ``"finite"``.
         rows: Rows per pass.
         products: Vector-Jacobian products per batch.
         forwards: Rows that are run forward in all.
@@ -105,14 +104,14 @@ def choose_mode(asked: str, *, features: int, columns: int, contracts: bool) -> 
     """Forward mode costs a row per feature, reverse mode a product per column: take the fewer.
 
     Args:
-        asked: ``"auto"``, ``"forward"`` or ``"reverse"``.
+        asked: ``"auto"``, ``"forward"``, ``"reverse"`` or ``"finite"``.
         features: Features that can have a displacement, at most over the examples.
         columns: Columns.
         contracts: Whether the derivative is contracted with the displacement; only then can
             forward mode answer.
 
     Returns:
-        ``"forward"`` or ``"reverse"``.
+        ``"forward"``, ``"reverse"`` or ``"finite"``.
     """
     if asked != "auto":
         return asked
@@ -120,47 +119,46 @@ def choose_mode(asked: str, *, features: int, columns: int, contracts: bool) -> 
 
 
 def make_plan(
-    shape: Shape, *, mode: str, examples: int, points: int, features: int, columns: int, free: int, cpu: bool
+    shape: Shape,
+    *,
+    mode: str,
+    examples: int,
+    points: int,
+    features: int,
+    columns: int,
+    free: int,
+    cpu: bool,
+    most: int | None = None,
 ) -> Plan:
     """Choose chunk sizes so that a pass fits.
 
     Args:
         shape: Sizes of the model and the batch.
-        mode: ``"forward"`` or ``"reverse"``.
+        mode: ``"forward"``, ``"reverse"`` or ``"finite"``.
         examples: Sequences in the batch.
         points: Points per sequence.
-        features: Rows per point in forward mode, over the whole batch.
+        features: Rows per point in forward mode, pairs of rows by finite differences, over the whole batch.
         columns: Columns.
         free: Bytes that are free.
         cpu: Whether the model runs on a CPU.
+        most: Rows that may run together at most, or None.
 
     Returns:
         The plan.
     """
-    if mode == "forward":
+    if mode in ("forward", "finite"):
         total = points * features
-        # A dual number is two numbers.
+        forwards = total * (2 if mode == "finite" else 1)
+        # A dual number is two numbers; a difference is of two rows.
         row = 2 * shape.pass_bytes()
         products, derivatives = 1, total
     else:
-        total = points * examples
+        total = forwards = points * examples
         products = max(1, min(PRODUCTS, columns))
         row = shape.graph_bytes() + products * shape.pass_bytes()
         derivatives = total * columns
     fits = int(free * _SHARE) // max(row, 1)
     if cpu:
         fits = min(fits, max(1, _CPU_TOKENS // shape.positions))
-    rows = max(1, min(fits, total))
-    return Plan(mode, rows, products, total + examples, derivatives, rows * row)
-
-
-def free_bytes(device: Any) -> int:
-    """Bytes that are free on a device (for a CPU, of the machine's memory)."""
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 4 << 30
+    rows = max(1, min(fits, total, most or total))
+    return Plan(mode, rows, products, forwards + examples, derivatives, rows * row)

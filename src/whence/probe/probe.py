@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import Derivatives, Reduction
+from whence.core.contract import AT_INPUT, Accept, Derivatives, Path, Reduction
 from whence.core.errors import ModelError, UnsupportedError
 from whence.core.progress import Progress
 from whence.models.model import Model
@@ -17,7 +17,8 @@ from whence.probe.differentiate import differentiate
 from whence.probe.layers import Layers, embedding_leaves, leaf
 from whence.probe.measure import measure
 from whence.probe.observe import observe
-from whence.probe.plan import Plan, choose_mode, free_bytes, make_plan, shape_of
+from whence.probe.payload import run_data, score_data
+from whence.probe.plan import Plan, choose_mode, make_plan, shape_of
 from whence.probe.respond import respond
 from whence.step_functions import StepFunction
 
@@ -43,9 +44,8 @@ class ModelProbe:
         asked: For each sequence and token, whether its side is asked for.
         here: Target of every column on the clean input, from `measure`.
         baseline: The reference of the input, or None (zero, at the site itself).
-        mode: ``"auto"``, ``"reverse"`` or ``"forward"``.
+        mode: ``"auto"``, ``"reverse"``, ``"forward"`` or ``"finite"``.
         thorough: Run also the checks that cost passes of their own.
-        progress: Show a progress bar for questions that take longer than a second.
     """
 
     model: Model
@@ -59,7 +59,6 @@ class ModelProbe:
     baseline: Baseline | None = None
     mode: str = "auto"
     thorough: bool = False
-    progress: bool = False
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run of every sequence.
@@ -105,16 +104,16 @@ class ModelProbe:
             reference=self._reference(),
             examples=examples,
             masks=list(tokens.split(list(self.batch.widths), dim=1)),
-            chunk=rows,
+            chunk=1 if self.model.rows_interact else rows,
         )
-        return check_finite(self.model, sum_columns(self.batch.columns[examples], steps), "target values")
+        return check_finite(self.model, self.batch, sum_columns(self.batch.columns[examples], steps), "target values")
 
     def differentiate(
         self,
         *,
         reduce: Reduction,
-        points: Sequence[float] = (1.0,),
-        weights: Sequence[float] = (1.0,),
+        paths: Sequence[Path] = AT_INPUT,
+        accept: Accept | None = None,
         reference: bool = False,
     ) -> Derivatives:
         """Derivatives of every column with respect to the sites of `layers`.
@@ -123,8 +122,9 @@ class ModelProbe:
             reduce: ``"dot"`` contracts with the displacement from the reference and sums over the tokens
                 of a feature; ``"units"`` multiplies without summing; ``"gradient"`` is the gradient
                 itself; ``"l1"``, ``"l2"``, ``"linf"`` are its norms over units.
-            points: Where on the line from reference (0) to clean value (1).
-            weights: Weight of each point in the sum.
+            paths: Where on the line from reference (0) to clean value (1), and with which weights. Of several
+                paths the first is taken that ``accept`` accepts, else the last.
+            accept: Whether a path was fine enough; it travels to where the model runs. Needs a reference.
             reference: Whether there is a reference; without one it is zero at the site.
 
         Returns:
@@ -133,37 +133,62 @@ class ModelProbe:
 
         Raises:
             NonFiniteScore: Something came out as NaN or infinite; the message says where.
-            UnsupportedError: Forward mode was asked for, and some operation has no tangent.
+            UnsupportedError: Forward mode was asked for, and some operation has no tangent; or only
+                derivatives along directions are to be had, and the whole gradient was asked for.
         """
-        plan, pairs = self.plan(reduce=reduce, points=len(points), reference=reference)
-        question = {"points": list(points), "weights": list(weights), "reduce": reduce}
-        mode, note = plan.mode, ""
-        try:
-            found = self._differentiate(question, plan, pairs, reference)
-        except (NotImplementedError, RuntimeError) as error:
-            if mode != "forward" or not _no_tangent(error):
-                raise
-            if self.mode == "forward":
-                raise UnsupportedError(
-                    f"forward mode is not possible here: {str(error).splitlines()[0]} Use mode='reverse'."
-                ) from error
-            mode, note = "reverse", "forward mode has no tangent for an operation of this model"
-            plan, pairs = self.plan(reduce=reduce, points=len(points), reference=reference, mode="reverse")
-            found = self._differentiate(question, plan, pairs, reference)
-        values = check_finite(self.model, found["values"].movedim(0, 3), "derivatives")
+        points = sum(len(path[0]) for path in paths)
+        plan, pairs = self.plan(reduce=reduce, points=points, reference=reference)
+        if reduce != "dot" and plan.mode in ("forward", "finite"):
+            kind = "forward mode gives" if plan.mode == "forward" else "finite differences give"
+            raise UnsupportedError(
+                f"{kind} derivatives along directions, and this method needs the whole gradient. "
+                "Use mode='reverse' or 'auto', where gradients are to be had."
+            )
+        otherwise = None
+        if plan.mode == "forward" and self.mode == "auto":
+            second, _ = self.plan(reduce=reduce, points=points, reference=reference, mode="reverse")
+            otherwise = {"mode": "reverse", "rows": second.rows, "products": second.products}
+        columns = self.batch.columns.shape[1]
+        adjoint = self.thorough or plan.mode == "forward" or columns >= _ADJOINT_COLUMNS
+        with Progress("derivatives", plan.forwards + plan.derivatives) as bar:
+            found = self.model.run(
+                differentiate,
+                run=run_data(self.model, self.batch),
+                score=score_data(self.target),
+                embeds=embedding_leaves(self.model.architecture),
+                groups=self.layers.groups,
+                reference=self._reference() if reference else None,
+                features=self._features(reference, pairs),
+                question={
+                    "paths": [{"points": list(at), "weights": list(weights)} for at, weights in paths],
+                    "accept": accept,
+                    "reduce": reduce,
+                    "mode": plan.mode,
+                    "rows": plan.rows,
+                    "products": plan.products,
+                    "otherwise": otherwise,
+                    "adjoint": adjoint and plan.mode != "finite",
+                    "advance": bar.advance if self.model.remote is None else None,
+                },
+            )
+        if "no_tangent" in found:
+            raise UnsupportedError(f"forward mode is not possible here: {found['no_tangent']} Use mode='reverse'.")
+        values = self._finite(found["values"].movedim(0, 3), "derivatives")
+        there = None if found["there"] is None else self._finite(found["there"].movedim(0, 2), "reference run")
         if not self.layers.labels:
             values = values.squeeze(3)
-        there = (
-            None if found["there"] is None else check_finite(self.model, found["there"].movedim(0, 2), "reference run")
-        )
-        if there is not None and not self.layers.labels:
-            there = there.squeeze(2)
-        record = {"mode": mode, **found["counts"], "rows_per_pass": plan.rows, "products_per_pass": plan.products}
-        if note:
-            record["mode_note"] = note
-        return Derivatives(
-            values, self.layers.labels, self.here, there, record, derivative_gaps(self.model, self.here, found, mode)
-        )
+            there = None if there is None else there.squeeze(2)
+        record = {
+            "mode": found["mode"],
+            **found["counts"],
+            "rows_per_pass": plan.rows,
+            "products_per_pass": plan.products,
+            "path": found["path"],
+        }
+        if found["note"]:
+            record["mode_note"] = found["note"]
+        gaps = derivative_gaps(self.model, self.here, found)
+        return Derivatives(values, self.layers.labels, self.here, there, record, gaps)
 
     def feature_of(self) -> Int[Tensor, "example token"]:
         """The feature of each place of the padded token axis, or -1."""
@@ -221,26 +246,20 @@ class ModelProbe:
             points=points,
             features=len(pairs),
             columns=columns,
-            free=free_bytes(model.device),
+            free=model.free_bytes(),
             cpu=model.device.type == "cpu",
+            most=1 if model.rows_interact else None,
         )
         return plan, torch.tensor(pairs, dtype=torch.long).view(-1, 2)
 
-    def _differentiate(
-        self, question: dict[str, Any], plan: Plan, pairs: Int[Tensor, "row two"], reference: bool
-    ) -> dict[str, Any]:
+    def _finite(self, values: Tensor, what: str) -> Tensor:
+        return check_finite(self.model, self.batch, values, what, self.target)
 
-        columns = self.batch.columns.shape[1]
-        adjoint = self.thorough or plan.mode == "forward" or columns >= _ADJOINT_COLUMNS
-        if question["reduce"] != "dot" and plan.mode == "forward":
-            raise UnsupportedError(
-                "forward mode gives derivatives along directions, and this method needs the whole gradient. "
-                "Use mode='reverse' or 'auto'."
-            )
+    def _features(self, reference: bool, pairs: Int[Tensor, "row two"]) -> dict[str, Any]:
         of = self.feature_of()
         if not reference:
             of = of.masked_fill(~self.batch.mask(self.asked), -1)
-        features = {
+        return {
             "of": of,
             "count": self.feature_count,
             "offsets": self.batch.offsets,
@@ -249,24 +268,6 @@ class ModelProbe:
             "start": self.batch.offsets[-1],
             "rows": pairs,
         }
-        with Progress("derivatives", plan.forwards + plan.derivatives, show=self.progress) as bar:
-            return self.model.run(
-                differentiate,
-                run=run_data(self.model, self.batch),
-                score=score_data(self.target),
-                embeds=embedding_leaves(self.model.architecture),
-                groups=self.layers.groups,
-                reference=self._reference() if reference else None,
-                features=features,
-                question={
-                    **question,
-                    "mode": plan.mode,
-                    "rows": plan.rows,
-                    "products": plan.products,
-                    "adjoint": adjoint,
-                    "advance": bar.advance,
-                },
-            )
 
     def _reference(self) -> dict[str, Any]:
         if self.baseline is None:
@@ -300,7 +301,7 @@ def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction])
     """
     scores = [score_data(function) for function in functions]
     found = model.run(measure, run=run_data(model, batch), scores=scores, count=len(batch.sequences))
-    return [check_finite(model, values, one.name) for one, values in zip(functions, found, strict=True)]
+    return [check_finite(model, batch, values, one.name) for one, values in zip(functions, found, strict=True)]
 
 
 def sum_columns(
@@ -310,26 +311,3 @@ def sum_columns(
     import einops
 
     return einops.einsum(columns, steps.to(columns), "row column step, row step -> row column")
-
-
-def run_data(model: Model, batch: Batch) -> dict[str, Any]:
-    """A batch as plain data for programs (see `whence.probe.rows`)."""
-    return {
-        "inputs": dict(batch.inputs),
-        "length": batch.widths[-1],
-        "keep": batch.keep() if "logits_to_keep" in model.accepts else None,
-        "unembed": model.architecture.paths["unembed"],
-        "query": batch.query,
-        "target_ids": batch.target_ids,
-        "columns": batch.columns,
-    }
-
-
-def score_data(function: StepFunction) -> dict[str, Any]:
-    """A step function as plain data for programs."""
-    return {"fn": function.fn, "options": dict(function.options)}
-
-
-def _no_tangent(error: Exception) -> bool:
-    text = str(error)
-    return any(sign in text for sign in ("forward AD", "forward mode AD", "Jacobian-vector product", "jvp"))

@@ -33,6 +33,11 @@ class InputXGradient(AbstractMethod):
     signed: ClassVar[bool] = True
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = "zero"
 
+    @property
+    def directional(self) -> bool:
+        """The products are summed over units, unless each is asked for."""
+        return not self.units
+
     def __call__(self, probe: Probe) -> Answer:
         """Ask for the derivatives, and state what they must add up to."""
         compared = probe.baseline is not None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from whence.core.contract import AbstractMethod, Answer, Derivatives, Gap, Need, Probe
 from whence.core.errors import InputError, UnsupportedError
+from whence.methods.gradient.completeness import complete_enough, completeness
 from whence.methods.gradient.quadrature import quadrature
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _AUTO_STEPS = (16, 32, 64, 128, 256, 512)
-_AUTO_TOLERANCE = {True: 2e-2, False: 5e-2}
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,24 @@ class IntegratedGradients(AbstractMethod):
         if self.units and not self.multiply_by_inputs:
             raise InputError("integrated_gradients: units=True is implied by multiply_by_inputs=False.")
 
+    @property
+    def directional(self) -> bool:
+        """The products are summed over units, unless each is asked for."""
+        return self.multiply_by_inputs and not self.units
+
     def __call__(self, probe: Probe) -> Answer:
         """Ask for the derivatives, and state what they must add up to."""
         if probe.baseline is None:
             raise UnsupportedError("integrated_gradients needs a baseline to come from.")
-        if self.n_steps != "auto":
-            return self._answer(self._path(probe, self.n_steps), self.n_steps)
-        for n_steps in _AUTO_STEPS[:-1]:
-            found = self._path(probe, n_steps)
-            gap, scale = self._completeness(found)
-            if bool((gap <= _AUTO_TOLERANCE[found.values.element_size() >= 4] * scale).all()):
-                return self._answer(found, n_steps)
-        return self._answer(self._path(probe, _AUTO_STEPS[-1]), _AUTO_STEPS[-1])
-
-    def _path(self, probe: Probe, n_steps: int) -> Derivatives:
-        points, weights = quadrature(self.rule, n_steps)
+        ladder = _AUTO_STEPS if self.n_steps == "auto" else (self.n_steps,)
         reduce = "gradient" if not self.multiply_by_inputs else "units" if self.units else "dot"
-        return probe.differentiate(reduce=reduce, points=points, weights=weights, reference=True)
+        found = probe.differentiate(
+            reduce=reduce,
+            paths=[quadrature(self.rule, n_steps) for n_steps in ladder],
+            accept=complete_enough if len(ladder) > 1 else None,
+            reference=True,
+        )
+        return self._answer(found, ladder[found.record["path"]])
 
     def _answer(self, found: Derivatives, n_steps: int) -> Answer:
         wide = self.units or not self.multiply_by_inputs
@@ -93,9 +94,8 @@ class IntegratedGradients(AbstractMethod):
         """Worst gap over layers, and what it is compared with."""
         assert found.there is not None
         shares = found.values.sum(-1) if self.units else found.values
-        here = found.here[..., None] if found.layers else found.here
-        gap = (shares.sum(2) - (here - found.there)).abs()
-        scale = here.abs().maximum(found.there.abs()).maximum(shares.abs().sum(2)).clamp_min(1e-12)
+        here = found.here[..., None].expand_as(found.there) if found.layers else found.here
+        gap, scale = completeness(shares.movedim(2, -1), here, found.there)
         if found.layers:
             worst = (gap / scale).argmax(-1, keepdim=True)
             return gap.gather(-1, worst).squeeze(-1), scale.gather(-1, worst).squeeze(-1)

@@ -1,0 +1,42 @@
+"""Completeness: the scores of a step sum to the difference that they share out.
+
+`completeness` travels to where the model runs, by its source (see `whence.models.programs` for the rules).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+_TINY = 1e-12
+_ENOUGH = 2e-2
+
+
+def completeness(
+    shares: Float[Tensor, "*case token"], here: Float[Tensor, "*case"], there: Float[Tensor, "*case"]
+) -> tuple[Float[Tensor, "*case"], Float[Tensor, "*case"]]:
+    """How far shares are from summing to ``f(x) - f(baseline)``.
+
+    Args:
+        shares: The share of every token.
+        here: f(x).
+        there: f(baseline).
+
+    Returns:
+        The gap, and what it is compared with: the largest of ``|f(x)|``, ``|f(baseline)|`` and the sum of
+        the absolute shares.
+    """
+    gap = (shares.sum(-1) - (here - there)).abs()
+    scale = here.abs().maximum(there.abs()).maximum(shares.abs().sum(-1)).clamp_min(_TINY)
+    return gap, scale
+
+
+def complete_enough(
+    shares: Float[Tensor, "*case token"], here: Float[Tensor, "*case"], there: Float[Tensor, "*case"]
+) -> bool:
+    """Whether completeness holds to 2% everywhere."""
+    gap, scale = completeness(shares, here, there)
+    return bool((gap <= _ENOUGH * scale).all())

@@ -1,0 +1,193 @@
+"""Weights of 4 and 8 bits: the numbers are those of plain PyTorch on the same quantised model."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+import whence
+from slow_reference import attribution, embedding_modules, outputs_replaced
+from tiny_models import tiny_model, tiny_tokenizer
+from whence.models.quantised import FORMATS, rows_interact
+
+PROMPT, CONTINUATION = [7, 21, 9, 33], [17, 8, 40]
+# bitsandbytes quantises in blocks of 64 numbers, so nothing may be narrower.
+WIDE = {
+    "gpt2": {"n_embd": 64},
+    "llama": {"hidden_size": 64, "intermediate_size": 128},
+    "t5": {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_decoder_layers": 2},
+}
+METHODS = (
+    ("saliency", {}),
+    ("input_x_gradient", {}),
+    ("integrated_gradients", {"n_steps": 4, "baseline": 11, "keep": "none"}),
+)
+
+
+@pytest.fixture(scope="module", params=sorted(WIDE))
+def folder(request, tmp_path_factory):
+    where = tmp_path_factory.mktemp("checkpoints") / request.param
+    tiny_model(request.param, **WIDE[request.param]).save_pretrained(where)
+    tiny_tokenizer(request.param).save_pretrained(where)
+    return where
+
+
+@pytest.fixture(params=FORMATS)
+def model(folder, request):
+    return whence.load(folder, dtype=request.param, device="cpu")
+
+
+def test_weights_are_quantised_and_products_are_in_float32(model):
+    hf = model.nn._module
+    kinds = {type(module).__name__ for module in hf.modules()}
+    kept = model.info["quantisation"]
+    assert kept in FORMATS
+    assert ("Linear8bitLt" if kept == "int8" else "Linear4bit") in kinds
+    assert model.dtype == torch.float32
+    for module in hf.modules():
+        if hasattr(module, "compute_dtype"):
+            assert module.compute_dtype == torch.float32
+
+
+@pytest.mark.parametrize(("method", "options"), METHODS)
+def test_scores_equal_plain_autograd_on_the_same_quantised_model(model, method, options):
+    hf = model.nn._module
+    out = model.attribute(PROMPT, CONTINUATION, method=method, target="logprob", progress=False, **options)
+    expected = whole_text_reference(hf, method, options) if model.rows_interact else truncated_reference(model, method)
+    found = np.where(np.isnan(expected), np.nan, out.scores.values)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5 * np.nanmax(np.abs(expected)))
+    assert np.isfinite(expected).any()
+    assert all(check.passed is not False for check in out.checks if check.name in ("no-op", "leak"))
+
+
+def truncated_reference(model, method):
+    """One step at a time on truncated copies."""
+    hf = model.nn._module
+    rows = [found["rows"][0] for found in model.embedding_rows([11]).values()]
+    return attribution(
+        hf,
+        PROMPT,
+        CONTINUATION,
+        method=method,
+        target="logprob",
+        baselines=[row[None, None] for row in rows],
+        n_steps=4,
+    )[0].numpy()
+
+
+def whole_text_reference(hf, method, options):
+    """8-bit products depend on all tokens of a pass, so the reference reads the whole text too, one row a pass."""
+    if hf.config.is_encoder_decoder:
+        ids = {
+            "input_ids": torch.tensor([PROMPT]),
+            "decoder_input_ids": torch.tensor([[hf.config.decoder_start_token_id, *CONTINUATION[:-1]]]),
+        }
+        first, offset = 0, len(PROMPT)
+    else:
+        ids = {"input_ids": torch.tensor([[*PROMPT, *CONTINUATION[:-1]]])}
+        first, offset = len(PROMPT) - 1, 0
+    modules = embedding_modules(hf)
+    clean = [module(value).detach() for module, value in zip(modules, ids.values(), strict=True)]
+    low = [torch.zeros_like(value) for value in clean]
+    points, weights = [1.0], [1.0]
+    if method == "integrated_gradients":
+        low = [module(torch.full_like(value, 11)).detach() for module, value in zip(modules, ids.values(), strict=True)]
+        nodes, shares = np.polynomial.legendre.leggauss(options["n_steps"])
+        points, weights = (nodes + 1) / 2, shares / 2
+    total = torch.zeros(len(CONTINUATION), sum(value.shape[1] for value in clean))
+    for point, weight in zip(points, weights, strict=True):
+        for step, token in enumerate(CONTINUATION):
+            leaves = [(b + point * (x - b)).requires_grad_(True) for x, b in zip(clean, low, strict=True)]
+            swaps = [(module, lambda value, leaf=leaf: leaf) for module, leaf in zip(modules, leaves, strict=True)]
+            with outputs_replaced(swaps):
+                value = hf(**ids, use_cache=False).logits[0, first + step].log_softmax(-1)[token]
+            grads = torch.autograd.grad(value, leaves)
+            parts = [
+                grad[0].norm(dim=-1) if method == "saliency" else (grad * (x - b))[0].sum(-1)
+                for grad, x, b in zip(grads, clean, low, strict=True)
+            ]
+            total[step] += weight * torch.cat(parts)
+    # Steps see the source and the text before them.
+    place = torch.arange(total.shape[1])
+    last = offset + torch.arange(len(CONTINUATION))[:, None] + (first if not offset else 0)
+    return torch.where((place < offset) | (place <= last), total, torch.nan).numpy()
+
+
+def test_forward_mode_or_reverse_where_a_kernel_has_no_tangent(model):
+    out = model.attribute(
+        PROMPT, CONTINUATION, method="input_x_gradient", segments=[[0, 1, 2, 3]], sides="source", progress=False
+    )
+    reverse = model.attribute(
+        PROMPT,
+        CONTINUATION,
+        method="input_x_gradient",
+        segments=[[0, 1, 2, 3]],
+        sides="source",
+        mode="reverse",
+        progress=False,
+    )
+    np.testing.assert_allclose(out.scores.values, reverse.scores.values, rtol=1e-4, atol=1e-5)
+    if model.info["quantisation"] != "int8":
+        assert out.info["engine"]["mode"] == "forward"
+        return
+    assert out.info["engine"]["mode"] == "reverse"
+    assert "no tangent" in out.info["engine"]["mode_note"]
+    with pytest.raises(whence.UnsupportedError, match="mode='reverse'"):
+        model.attribute(PROMPT, CONTINUATION, method="input_x_gradient", mode="forward")
+
+
+def test_a_batch_equals_each_alone(model):
+    prompts, texts = [PROMPT, [5, 6]], [CONTINUATION, [4, 11]]
+    together = model.attribute(prompts, texts, target="logprob")
+    for one, prompt, text in zip(together, prompts, texts, strict=True):
+        alone = model.attribute(prompt, text, target="logprob")
+        np.testing.assert_allclose(one.scores.values, alone.scores.values, rtol=1e-3, atol=1e-4)
+
+
+def test_a_checkpoint_that_is_quantised_already(folder, tmp_path):
+    first = whence.load(folder, dtype="nf4", device="cpu")
+    first.nn._module.save_pretrained(tmp_path)
+    again = whence.load(tmp_path, device="cpu")
+    assert again.info["quantisation"] == "nf4"
+    a, b = (one.attribute(PROMPT, CONTINUATION, target="logprob").scores.values for one in (first, again))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    with pytest.raises(whence.InputError, match="quantised already"):
+        whence.load(tmp_path, dtype="int8")
+
+
+def test_a_configuration_of_ones_own(folder):
+    from transformers import BitsAndBytesConfig
+
+    own = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
+    )
+    model = whence.load(folder, quantization_config=own, device="cpu")
+    assert model.info["quantisation"] == "nf4"
+    assert model.attribute(PROMPT, CONTINUATION).verified
+    flat = whence.load(folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0))
+    assert not rows_interact(flat.config)
+    with pytest.raises(whence.InputError, match="quantised already"):
+        whence.load(folder, quantization_config=own, dtype="nf4")
+
+
+def test_eight_bits_do_not_fill_the_log(folder, caplog):
+    model = whence.load(folder, dtype="int8", device="cpu")
+    with caplog.at_level(logging.WARNING):
+        model.attribute(PROMPT, CONTINUATION)
+    assert not [record for record in caplog.records if "cast" in record.getMessage()]
+
+
+def test_nan_in_the_middle_names_the_layer(folder):
+    """One layer's quantisation scales are broken: neither its weights nor its input say so."""
+    model = whence.load(folder, dtype="nf4", device="cpu")
+    hf = model.nn._module
+    stack, path = next(iter(model.architecture.paths["blocks"].items()))
+    block = hf.get_submodule(f"{path}.1")
+    module = [module for module in block.modules() if type(module).__name__ == "Linear4bit"][-1]
+    module.weight.quant_state.absmax.fill_(float("nan"))
+    prefix = rf"{stack}\." if model.encoder_decoder else ""
+    with pytest.raises(whence.NonFiniteScore, match=rf"from {prefix}blocks\.1\.resid_(mid|post) on"):
+        model.attribute(PROMPT, CONTINUATION)
