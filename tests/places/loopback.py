@@ -14,10 +14,12 @@ import linecache
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import torch
 import zstandard
+from cloudpickle import cloudpickle
 
 from whence.core.errors import RemoteError
 from whence.models.ndif.results import read_plain
@@ -51,7 +53,7 @@ class Loopback:
         self.url = "http://loopback"
         self.tags = tags
         self.traffic = Traffic()
-        self.saved: list[list[str]] = []
+        self.blobs: list[bytes] = []
         hf = hf.requires_grad_(False).eval()
         key: dict[str, Any] = {"repo_id": name, "revision": None}
         if hf.config.is_encoder_decoder:
@@ -63,12 +65,11 @@ class Loopback:
         self.name = name
 
     def get(self, path: str) -> Any:
-        from nnsight.ndif import get_local_env
-
         if path == "/whoami":
             return {"email": "someone@example.org", "tags": list(self.tags)}
         if path == "/env":
-            return get_local_env()
+            names = ("nnsight", "torch", "transformers")
+            return {"python_version": sys.version, "packages": {name: version(name) for name in names}}
         deployment = {"model_key": self.key, "repo_id": self.name, "revision": None}
         return {"deployments": {self.key: deployment}}
 
@@ -79,6 +80,7 @@ class Loopback:
         assert model_key == self.key
         self.traffic.requests += 1
         self.traffic.sent += len(blob)
+        self.blobs.append(blob)
         note("RUNNING", "Your job has started running.")
         grad = torch.is_grad_enabled()
         try:
@@ -99,7 +101,6 @@ class Loopback:
         finally:
             self.model.interleaver.cancel()
         assert torch.is_grad_enabled() == grad
-        self.saved.append(sorted(saved))
         content = zstandard.ZstdCompressor().compress(made.getvalue())
         self.traffic.received += len(content)
         return read_plain(content, self.url, compressed=True)
@@ -112,7 +113,9 @@ def elsewhere() -> Iterator[None]:
     from nnsight.tracing.globals import BLOCKS, SOURCES
 
     gone = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in HIDDEN}
-    caches = [(cache, dict(cache)) for cache in (linecache.cache, SOURCES, BLOCKS)]
+    # Among them cloudpickle's memory of classes it has sent: a server rebuilds them, a client must not.
+    classes = (cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID, cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)
+    caches = [(cache, dict(cache)) for cache in (linecache.cache, SOURCES, BLOCKS, *classes)]
     state = dict(vars(tracing._local))
     finder = Absent()
     vars(tracing._local).clear()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nnsight.intervention.backends.remote import RemoteBackend
@@ -99,9 +101,10 @@ class Server:
 
     def compare_versions(self) -> None:
         """Warn once where the server's libraries differ in what decides about numbers."""
-        from nnsight.ndif import EnvComparison, get_local_env
+        from nnsight.ndif import CRITICAL_PACKAGES, EnvComparison
 
-        found = EnvComparison(get_local_env(), self.transport.get("/env"))
+        here = {"python_version": sys.version, "packages": {name: version(name) for name in CRITICAL_PACKAGES}}
+        found = EnvComparison(here, self.transport.get("/env"))
         if found.critical_mismatches:
             others = sorted(found.critical_mismatches.items())
             pairs = "; ".join(f"{name} {one['local']} here, {one['remote']} there" for name, one in others)
@@ -142,6 +145,4 @@ class Job(RemoteBackend):
 
 def logged(text: str) -> None:
     """What a block prints on the server appears here, as it would if the block ran here."""
-    import sys
-
     sys.stdout.write(f"{text}\n")
