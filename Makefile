@@ -68,7 +68,7 @@ $(VENV)/.installed: $(VENV)/.made $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made $(PINS)
-	$(INSTALL) --editable '.[dev,quantized]'
+	$(INSTALL) --editable '.[dev,quantized,server]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made $(PINS)

@@ -26,7 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"question"}),
     frozenset({"answers"}),
     frozenset({"attribute"}),
-    frozenset({"studies", "views"}),
+    frozenset({"studies", "views", "serving"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -42,7 +42,7 @@ COMPUTED_IMPORTS = {"__init__.py", "core/registry.py", "core/extras.py"}
 
 # Who may import a library: rooms, or single files.
 LIBRARIES = {
-    "nnsight": {"models", "probe"},
+    "nnsight": {"models", "probe", "serving"},
     "rich": {"views", "cli", "core/progress.py"},
     "typer": {"cli"},
     "transformers": {
@@ -56,6 +56,7 @@ LIBRARIES = {
         "answers",
         "attribute",
         "cli",
+        "serving",
     },
 }
 
@@ -63,7 +64,9 @@ LIBRARIES = {
 SENT = frozenset(
     {
         "models/programs.py",
+        "methods/gradient/completeness.py",
         "probe/differentiate.py",
+        "probe/locate.py",
         "probe/measure.py",
         "probe/observe.py",
         "probe/respond.py",
@@ -178,8 +181,16 @@ def floors(source: Source) -> Iterator[str]:
             yield f"line {one.line}: {here} imports {one.module}, which is not on a floor below"
 
 
+def serving_stands_alone(source: Source) -> Iterator[str]:
+    """The server runs where whence is not installed, so that nothing that is sent can come to need it there."""
+    if source.room == "serving":
+        yield from (f"line {one.line}: {one.module}" for one in source.imports if one.module.startswith("whence"))
+
+
 def no_relative_imports(source: Source) -> Iterator[str]:
-    """A module is named in full."""
+    """A module is named in full, except in the server, which runs under another name elsewhere."""
+    if source.room == "serving":
+        return
     yield from (f"line {one.line}: relative import" for one in source.imports if one.module.startswith("."))
 
 
@@ -296,6 +307,7 @@ PROGRAMS = _programs()
 RULES: tuple[Callable[[Source], Iterator[str]], ...] = (
     floors,
     no_relative_imports,
+    serving_stands_alone,
     known_late_imports,
     libraries,
     names_say_something,

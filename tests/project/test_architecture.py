@@ -53,6 +53,7 @@ PLANTED = [
     ("floors", "odds/ends.py", HEAD),
     ("no_relative_imports", "methods/gradient/saliency.py", HEAD + "from .quadrature import quadrature\n"),
     ("no_relative_imports", "models/model.py", HEAD + "from . import loading\n"),
+    ("serving_stands_alone", "serving/app.py", HEAD + "from whence.core.errors import InputError\n"),
     ("known_late_imports", "models/model.py", HEAD + "import_module(name)\n"),
     ("known_late_imports", "probe/plan.py", HEAD + "__import__(f'whence.{room}')\n"),
     ("libraries", "methods/gradient/saliency.py", HEAD + "import nnsight\n"),

@@ -1,4 +1,4 @@
-"""The command line: ``whence attribute``, ``methods``, ``models``, ``show``. Light until a command runs."""
+"""The command line: ``whence attribute``, ``methods``, ``models``, ``show``, ``serve-model``. Light until one runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from whence.cli import attribute, lists, show
+from whence.cli import attribute, lists, serve_model, show
 
 app = typer.Typer(
     name="whence",
@@ -20,6 +20,7 @@ app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
 app.command("methods", epilog=lists.METHODS_EXAMPLES)(lists.methods)
 app.command("models")(lists.models)
 app.command("show", epilog=show.EXAMPLES)(show.show)
+app.command("serve-model", epilog=serve_model.EXAMPLES)(serve_model.serve_model)
 
 
 def _version(asked: bool) -> None:
