@@ -145,3 +145,54 @@ def gauss_legendre(count: int) -> tuple[list[float], list[float]]:
     off = k / (4 * k**2 - 1).sqrt()
     values, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
     return ((values + 1) / 2).tolist(), (vectors[0] ** 2).tolist()
+
+
+def whole_text_attribution(
+    model: Any,
+    prompt: list[int],
+    continuation: list[int],
+    *,
+    method: str,
+    target: str,
+    baselines: list[Tensor] | None = None,
+    n_steps: int = 50,
+) -> Tensor:
+    """The same scores with the whole text in every pass, one row a pass: some products depend on all tokens.
+
+    The baseline stands at every position, none kept.
+    """
+    if model.config.is_encoder_decoder:
+        start = model.config.decoder_start_token_id
+        ids = {
+            "input_ids": torch.tensor([prompt]),
+            "decoder_input_ids": torch.tensor([[start, *continuation[:-1]]]),
+        }
+        first, sources = 0, len(prompt)
+    else:
+        ids = {"input_ids": torch.tensor([[*prompt, *continuation[:-1]]])}
+        first, sources = len(prompt) - 1, 0
+    clean = clean_embeddings(model, ids)
+    low = [torch.zeros_like(value) for value in clean]
+    points, weights = [1.0], [1.0]
+    if method == "integrated_gradients":
+        assert baselines is not None
+        low = [row.expand_as(value) for row, value in zip(baselines, clean, strict=True)]
+        points, weights = gauss_legendre(n_steps)
+    modules = embedding_modules(model)
+    total = torch.zeros(len(continuation), sum(value.shape[1] for value in clean))
+    for point, weight in zip(points, weights, strict=True):
+        for step, token in enumerate(continuation):
+            leaves = [(b + point * (x - b)).requires_grad_(True) for x, b in zip(clean, low, strict=True)]
+            swaps = [(module, lambda value, leaf=leaf: leaf) for module, leaf in zip(modules, leaves, strict=True)]
+            with torch.enable_grad(), outputs_replaced(swaps):
+                value = target_value(target, model(**ids, use_cache=False).logits[0, first + step], token)
+                grads = torch.autograd.grad(value, leaves)
+            parts = [
+                grad[0].norm(dim=-1) if method == "saliency" else (grad * (x - b))[0].sum(-1)
+                for grad, x, b in zip(grads, clean, low, strict=True)
+            ]
+            total[step] += weight * torch.cat(parts)
+    # A step sees the source, and the text before it.
+    place = torch.arange(total.shape[1])
+    last = sources + first + torch.arange(len(continuation))[:, None]
+    return torch.where(place <= last, total, torch.nan)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import whence
-from slow_reference import attribution, embedding_modules, outputs_replaced
+from slow_reference import attribution, whole_text_attribution
 from tiny_models import tiny_model, tiny_tokenizer
 from whence.models.quantised import FORMATS, rows_interact
 
@@ -56,18 +56,9 @@ def test_weights_are_quantised_and_products_are_in_float32(model):
 def test_scores_equal_plain_autograd_on_the_same_quantised_model(model, method, options):
     hf = model.nn._module
     out = model.attribute(PROMPT, CONTINUATION, method=method, target="logprob", progress=False, **options)
-    expected = whole_text_reference(hf, method, options) if model.rows_interact else truncated_reference(model, method)
-    found = np.where(np.isnan(expected), np.nan, out.scores.values)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5 * np.nanmax(np.abs(expected)))
-    assert np.isfinite(expected).any()
-    assert all(check.passed is not False for check in out.checks if check.name in ("no-op", "leak"))
-
-
-def truncated_reference(model, method):
-    """One step at a time on truncated copies."""
-    hf = model.nn._module
     rows = [found["rows"][0] for found in model.embedding_rows([11]).values()]
-    return attribution(
+    reference = whole_text_attribution if model.rows_interact else truncated
+    expected = reference(
         hf,
         PROMPT,
         CONTINUATION,
@@ -75,45 +66,16 @@ def truncated_reference(model, method):
         target="logprob",
         baselines=[row[None, None] for row in rows],
         n_steps=4,
-    )[0].numpy()
+    ).numpy()
+    found = np.where(np.isnan(expected), np.nan, out.scores.values)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5 * np.nanmax(np.abs(expected)))
+    assert np.isfinite(expected).any()
+    assert all(check.passed is not False for check in out.checks if check.name in ("no-op", "leak"))
 
 
-def whole_text_reference(hf, method, options):
-    """8-bit products depend on all tokens of a pass, so the reference reads the whole text too, one row a pass."""
-    if hf.config.is_encoder_decoder:
-        ids = {
-            "input_ids": torch.tensor([PROMPT]),
-            "decoder_input_ids": torch.tensor([[hf.config.decoder_start_token_id, *CONTINUATION[:-1]]]),
-        }
-        first, offset = 0, len(PROMPT)
-    else:
-        ids = {"input_ids": torch.tensor([[*PROMPT, *CONTINUATION[:-1]]])}
-        first, offset = len(PROMPT) - 1, 0
-    modules = embedding_modules(hf)
-    clean = [module(value).detach() for module, value in zip(modules, ids.values(), strict=True)]
-    low = [torch.zeros_like(value) for value in clean]
-    points, weights = [1.0], [1.0]
-    if method == "integrated_gradients":
-        low = [module(torch.full_like(value, 11)).detach() for module, value in zip(modules, ids.values(), strict=True)]
-        nodes, shares = np.polynomial.legendre.leggauss(options["n_steps"])
-        points, weights = (nodes + 1) / 2, shares / 2
-    total = torch.zeros(len(CONTINUATION), sum(value.shape[1] for value in clean))
-    for point, weight in zip(points, weights, strict=True):
-        for step, token in enumerate(CONTINUATION):
-            leaves = [(b + point * (x - b)).requires_grad_(True) for x, b in zip(clean, low, strict=True)]
-            swaps = [(module, lambda value, leaf=leaf: leaf) for module, leaf in zip(modules, leaves, strict=True)]
-            with outputs_replaced(swaps):
-                value = hf(**ids, use_cache=False).logits[0, first + step].log_softmax(-1)[token]
-            grads = torch.autograd.grad(value, leaves)
-            parts = [
-                grad[0].norm(dim=-1) if method == "saliency" else (grad * (x - b))[0].sum(-1)
-                for grad, x, b in zip(grads, clean, low, strict=True)
-            ]
-            total[step] += weight * torch.cat(parts)
-    # Steps see the source and the text before them.
-    place = torch.arange(total.shape[1])
-    last = offset + torch.arange(len(CONTINUATION))[:, None] + (first if not offset else 0)
-    return torch.where((place < offset) | (place <= last), total, torch.nan).numpy()
+def truncated(*arguments, **options):
+    """One step at a time on truncated copies."""
+    return attribution(*arguments, **options)[0]
 
 
 def test_forward_mode_or_reverse_where_a_kernel_has_no_tangent(model):

@@ -193,6 +193,8 @@ def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, option
             hf: Any = auto.from_pretrained(where, **kwargs)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise unloadable(name, error) from error
+    # Nobody asks for gradients of weights, and without them fused attention kernels and less memory will do.
+    hf.requires_grad_(False)
     if "device_map" not in kwargs:
         hf.to(device)
     if quantised and on_cpu:
