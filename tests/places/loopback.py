@@ -23,7 +23,7 @@ from cloudpickle import cloudpickle
 
 from whence.core.errors import RemoteError
 from whence.models.ndif.results import read_plain
-from whence.models.ndif.wire import Traffic
+from whence.models.traffic import Traffic
 
 HIDDEN = ("whence", "jaxtyping")
 

@@ -7,8 +7,8 @@ on the meta device. What is found is plain data, which travels to wherever the m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from whence.core.errors import ModelError, unknown_name
@@ -17,7 +17,7 @@ from whence.models.family import Family
 from whence.models.fitting import missing_names, module_names
 from whence.models.sites import Site, SiteBuilder
 
-__all__ = ["Architecture", "Site", "architecture", "nnsight_names"]
+__all__ = ["Architecture", "Site", "architecture", "nnsight_names", "restricted"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,23 @@ def architecture(hf_model: Any, family: Family | Mapping[str, Any] | None = None
         paths=built.paths,
         absent=built.absent,
     )
+
+
+def restricted(found: Architecture, keep: Callable[[Site], bool], reason: str) -> Architecture:
+    """An architecture of whose values a place gives only some.
+
+    Args:
+        found: The architecture.
+        keep: Whether the place gives a site.
+        reason: Why it does not give the others, for the error message.
+
+    Returns:
+        The architecture with the other sites absent, and no modules inside of blocks.
+    """
+    gone = {name: reason for name, site in found.sites.items() if not keep(site)}
+    sites = {name: site for name, site in found.sites.items() if name not in gone}
+    parts = {block: {} for block in found.paths["parts"]}
+    return replace(found, sites=sites, paths={**found.paths, "parts": parts}, absent={**found.absent, **gone})
 
 
 def nnsight_names(found: Architecture) -> tuple[dict[str, str], dict[str, Any]]:

@@ -304,8 +304,16 @@ class Model:
         """
         import torch
 
+        paths = dict(self.architecture.paths["embed"])
+        one = torch.tensor([[self.pad_id]])
+        inputs = {"input_ids": one, **({"decoder_input_ids": one} if self.encoder_decoder else {})}
+        modules = {stack: self.nn._module.get_submodule(path) for stack, path in paths.items()}
         return self.run(
-            embedding_rows, paths=dict(self.architecture.paths["embed"]), ids=torch.tensor(list(ids), dtype=torch.long)
+            embedding_rows,
+            paths=paths,
+            ids=torch.tensor(list(ids), dtype=torch.long),
+            inputs=inputs,
+            vocabulary={stack: int(module.weight.shape[0]) for stack, module in modules.items()},
         )
 
     def attribute(

@@ -17,7 +17,7 @@ from whence.models.access import resolve
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 
@@ -37,37 +37,51 @@ def generate(model: Any, inputs: dict[str, Any], options: dict[str, Any]) -> Int
     return made.cpu()
 
 
-def embedding_rows(model: Any, paths: dict[str, str], ids: Int[Tensor, " id"]) -> dict[str, dict[str, Any]]:
+def embedding_rows(
+    model: Any, paths: dict[str, str], ids: Int[Tensor, " id"], inputs: dict[str, Any], vocabulary: dict[str, int]
+) -> dict[str, dict[str, Any]]:
     """Embeddings of ids as the embedding modules give them, and statistics of all rows.
+
+    The modules are called inside a trace: the weights themselves may be in another process.
 
     Args:
         model: The nnsight model.
         paths: For each stack, the path of its embedding module.
         ids: The ids.
+        inputs: Any input of the model, for the trace.
+        vocabulary: For each stack, its number of rows.
 
     Returns:
         For each stack: ``rows`` [id, unit] and ``norms`` [id] of the ids asked for, ``mean`` [unit] and
         ``median_norm`` over the whole matrix; scaling inside the module is included.
     """
     found = {}
-    for stack, path in paths.items():
-        module = resolve(model, path)._module
-        weight = module.weight.detach()
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        probe = torch.tensor([int(weight.norm(dim=1).argmax())], device=weight.device)
-        with torch.no_grad():
-            made, raw = module(probe)[0].to(wide), weight[probe[0]].to(wide)
-            rows = module(ids.to(weight.device)).detach().to(wide)
-        # Some modules scale what they look up; the factor is the same for all rows.
-        scale = (made @ raw) / (raw @ raw)
-        norms = weight.norm(dim=1).to(wide) * scale.abs()
-        found[stack] = {
-            "rows": rows.cpu(),
-            "norms": rows.norm(dim=1).cpu(),
-            "mean": (weight.mean(dim=0, dtype=wide) * scale).cpu(),
-            "median_norm": float(norms.median()),
-        }
+    with torch.no_grad(), model.trace(**inputs, use_cache=False):
+        for stack, path in paths.items():
+            module = resolve(model, path)
+            rows = looked_up(module, ids)
+            every = torch.arange(vocabulary[stack])
+            total, norms = torch.zeros_like(rows.sum(0)), []
+            for part in every.split(8192):
+                made = looked_up(module, part)
+                total = total + made.sum(0)
+                norms.append(made.norm(dim=1))
+            found[stack] = nnsight.save(
+                {
+                    "rows": rows.cpu(),
+                    "norms": rows.norm(dim=1).cpu(),
+                    "mean": (total / len(every)).cpu(),
+                    "median_norm": float(torch.cat(norms).median()),
+                }
+            )
     return found
+
+
+def looked_up(module: Any, ids: Int[Tensor, " id"]) -> Float[Tensor, "id unit"]:
+    """What an embedding module makes of ids, in float32 or better."""
+    device = module._module.weight.device
+    made = module(ids if device.type == "meta" else ids.to(device)).detach()
+    return made.to(torch.promote_types(made.dtype, torch.float32))
 
 
 def with_facts(model: Any, program: Callable[..., Any], data: dict[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _own_sources() -> Iterator[None]:
     """Confine to one job what is remembered by file name and line: two clients' files may have the same name."""
     from nnsight.tracing.globals import BLOCKS, SOURCES
 
-    before = [(cache, dict(cache)) for cache in (linecache.cache, SOURCES, BLOCKS)]
+    before: list[tuple[Any, Any]] = [(cache, dict(cache)) for cache in (linecache.cache, SOURCES, BLOCKS)]
     try:
         yield
     finally:

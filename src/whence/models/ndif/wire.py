@@ -12,26 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from whence.core.errors import RemoteError
 from whence.models.ndif.results import read_plain
+from whence.models.traffic import Traffic
 
 DEFAULT_TIMEOUT = 600.0
 _CONNECT = 10.0
 _TICK = 0.2
 _PLAIN_CALL = 60.0
-
-
-@dataclass
-class Traffic:
-    """What went over the wire: jobs, and the bytes of their payloads and results."""
-
-    requests: int = 0
-    sent: int = 0
-    received: int = 0
 
 
 class Connection:
