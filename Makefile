@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SITE ?= site
 JOBS ?= 2
+NDIF ?= $(VENV)/ndif
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PINS := pyproject.toml constraints/dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types docs tutorials evidence wheel-test clean
+.PHONY: help demo test test-ndif lint format types docs tutorials evidence parity wheel-test clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +26,12 @@ demo: $(VENV)/.installed ## attribute a story that the bundled model writes
 
 test: $(VENV)/.dev ## run the test suite
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-ndif: $(VENV)/.dev ## run the tests of a real NDIF server; installing it takes minutes the first time
+	PYTHON=$(BIN)/python scripts/ndif_stack.sh install "$(NDIF)"
+	$(BIN)/python -m benchmarks.parity --make-models "$(NDIF)/models"
+	scripts/ndif_stack.sh run "$(NDIF)" "$(NDIF)/models/gpt2" "$(NDIF)/models/llama" -- \
+		$(BIN)/python -m pytest tests/places/test_ndif_stack.py $(ARGS)
 
 lint: $(VENV)/.dev ## check style, spelling and the project file
 	$(BIN)/ruff check .
@@ -47,6 +54,9 @@ tutorials: $(VENV)/.docs ## run the tutorials, as scripts and as notebooks
 
 evidence: $(VENV)/.installed ## measure all methods on texts with known evidence, and write the table in README.md
 	$(BIN)/python -m benchmarks.evidence --write README.md $(ARGS)
+
+parity: $(VENV)/.dev ## compare all methods on all places that run here, and keep the table of the documentation
+	$(BIN)/python -m benchmarks.parity --write docs/parity.json $(ARGS)
 
 wheel-test: $(VENV)/.dev ## build the wheel and use it in an environment of its own
 	scripts/check_wheel.sh $(BIN)/python

@@ -64,7 +64,7 @@ class Loopback:
         self.key = f"{type(self.model).__module__}.{type(self.model).__name__}:{json.dumps(key)}"
         self.name = name
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, key: str | None = None) -> Any:
         if path == "/whoami":
             return {"email": "someone@example.org", "tags": list(self.tags)}
         if path == "/env":

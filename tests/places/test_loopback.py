@@ -191,7 +191,7 @@ def test_finite_differences_need_no_gradients(untrusted, here, method):
 def test_other_versions_there_are_warned_of_once(folder, server, monkeypatch):
     plain = server.get
 
-    def other(path):
+    def other(path, key=None):
         found = plain(path)
         if path == "/env":
             found = {**found, "packages": {**found["packages"], "transformers": "4.0.0", "leftpad": "1.0"}}

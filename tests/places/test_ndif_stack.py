@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-import nnsight
+import numpy as np
 import pytest
-import torch
-from nnsight import TransformersModel
-from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
-from transformers import AutoModelForCausalLM
+
+import whence
+from benchmarks.parity import CALLS
 
 pytestmark = pytest.mark.skipif(
     "WHENCE_NDIF_HOST" not in os.environ,
-    reason="needs a real NDIF server: scripts/ndif_stack.sh run DIR MODEL... -- python -m pytest",
+    reason="needs a real NDIF server: make test-ndif starts one",
 )
 
 MODELS = [Path(path) for path in os.environ.get("WHENCE_NDIF_MODELS", "").split(":") if path]
-IDS = torch.tensor([[1, 5, 9, 12, 7], [1, 8, 30, 22, 11]])
-MASK = torch.ones_like(IDS)
+TEXT = "the cat sat on the mat because"
+GENERATE = {"max_new_tokens": 4}
 
 
 @pytest.fixture(params=MODELS, ids=lambda path: path.name)
@@ -28,67 +26,90 @@ def path(request):
     return request.param
 
 
-@pytest.fixture
-def trusted():
-    """A key whose requests run in the process of the model."""
-    return os.environ["WHENCE_NDIF_TRUSTED_KEY"]
+def load(path, key):
+    """The model there, with one of the server's two keys: TRUSTED, or ORDINARY, whose jobs run in a sandbox."""
+    return whence.load(
+        path, remote=os.environ["WHENCE_NDIF_HOST"], api_key=os.environ[f"WHENCE_NDIF_{key}_KEY"], timeout=300
+    )
 
 
-@pytest.fixture
-def ordinary():
-    """A key whose requests run in NDIF's sandbox."""
-    return os.environ["WHENCE_NDIF_ORDINARY_KEY"]
+@pytest.mark.parametrize("method", list(CALLS))
+def test_same_scores_in_at_most_four_requests(path, method):
+    model, options = load(path, "TRUSTED"), {"method": method, "target": "logprob", **CALLS[method]}
+    there = model.attribute(TEXT, generate=GENERATE, **options)
+    assert model.remote.transport.traffic.requests <= 4
+    here = whence.load(path).attribute(TEXT, generate=GENERATE, **options)
+    assert [token.id for token in there.steps] == [token.id for token in here.steps]
+    np.testing.assert_allclose(there.scores.values, here.scores.values, atol=1e-5)
+    assert there.info["engine"] == here.info["engine"]
+    assert there.verified == here.verified
 
 
-def request_to(path, key):
-    # Of one's own making, because nnsight would ask the Hub for the name of a folder.
-    facts = {"repo_id": str(path), "revision": None, "task": "text-generation"}
-    name = f"nnsight.modeling.transformers.TransformersModel:{json.dumps(facts)}"
-    return RemoteBackend(name, host=os.environ["WHENCE_NDIF_HOST"], api_key=key)
+def test_batches_and_layers(path):
+    prompts, texts = [TEXT, "a dog"], [[9, 12, 7], [15, 20]]
+    options = {"method": "saliency", "layer": "all"}
+    there = load(path, "TRUSTED").attribute(prompts, texts, **options)
+    here = whence.load(path).attribute(prompts, texts, **options)
+    for a, b in zip(there, here, strict=True):
+        np.testing.assert_allclose(a.scores.values, b.scores.values, atol=1e-5)
 
 
-def embeddings_of(model):
-    return model.transformer.wte if hasattr(model, "transformer") else model.model.embed_tokens
+def test_a_trace_of_ones_own(path):
+    import nnsight
+    import torch
+
+    results = []
+    for model in (load(path, "TRUSTED"), whence.load(path)):
+        with model.trace(TEXT):
+            pattern = nnsight.save(model.blocks[1].attn.pattern)
+            model.blocks[1].mlp_out = model.blocks[1].mlp_out * 0.5
+            logits = nnsight.save(model.output.logits)
+        results.append((pattern, logits))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def here(path):
-    """The logits for the last position, and the derivative of one of them by the embeddings."""
-    model = AutoModelForCausalLM.from_pretrained(path).eval().requires_grad_(False)
-    embedded = model.get_input_embeddings()(IDS).requires_grad_(True)
-    last = model(inputs_embeds=embedded, attention_mask=MASK).logits[:, -1]
-    return last.detach(), torch.autograd.grad(last[:, 3].sum(), embedded)[0]
+@pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradients"])
+def test_without_gradients(path, method):
+    """NDIF runs the jobs of an ordinary key in another process than the weights are in."""
+    model, options = load(path, "ORDINARY"), {"method": method, "target": "logprob", **CALLS[method], "n_steps": 4}
+    if method == "input_x_gradient":
+        del options["n_steps"]
+    with pytest.raises(whence.UnsupportedError, match="derivative='finite'"):
+        model.attribute(TEXT, generate=GENERATE, **options)
+    assert model.remote.transport.traffic.requests == 0
+    there = model.attribute(TEXT, generate=GENERATE, derivative="finite", **options)
+    assert model.remote.transport.traffic.requests <= 4
+    here = whence.load(path).attribute(TEXT, generate=GENERATE, derivative="finite", **options)
+    np.testing.assert_allclose(there.scores.values, here.scores.values, atol=1e-3)
 
 
-def there(path, key):
-    """The same from the server."""
-    model = TransformersModel(str(path), task="text-generation")
-    embeddings = embeddings_of(model)
-    with model.trace(input_ids=IDS, attention_mask=MASK, backend=request_to(path, key)):
-        embedded = embeddings.output
-        embedded.requires_grad_(True)
-        last = model.output.logits[:, -1]
-        gradient = nnsight.save(torch.autograd.grad(last[:, 3].sum(), embedded)[0])
-        last = nnsight.save(last.detach())
-    assert not model.dispatched
-    return last, gradient
+def test_errors_of_a_job_keep_their_last_line(path):
+    def broken(inputs):
+        raise ZeroDivisionError("in the middle of the job")
+
+    own = whence.StepFunction("broken", broken, "", additive=True)
+    with pytest.raises(whence.RemoteError, match="ZeroDivisionError: in the middle of the job"):
+        load(path, "TRUSTED").attribute(TEXT, [9, 12], target=own)
 
 
-def test_the_server_knows_its_keys(trusted, ordinary):
-    assert nnsight.whoami(trusted)["tags"] == ["trusted"]
-    assert nnsight.whoami(ordinary)["tags"] == []
+def test_keys_that_are_not_known(path):
+    host = os.environ["WHENCE_NDIF_HOST"]
+    with pytest.raises(whence.RemoteError, match="NDIF_API_KEY"):
+        whence.load(path, remote=host, api_key="not even a key")
+    unknown = whence.load(path, remote=host, api_key="00000000-0000-4000-8000-000000000099")
+    with pytest.raises(whence.RemoteError, match=r"Invalid API key.*NDIF_API_KEY"):
+        unknown.attribute(TEXT, [9, 12], derivative="finite")
 
 
-def test_raw_values_and_gradients_of_a_trusted_key(path, trusted):
-    torch.testing.assert_close(there(path, trusted), here(path))
+def test_a_model_that_the_server_does_not_have(path, tmp_path):
+    from tiny_models import tiny_model, tiny_tokenizer
 
-
-def test_raw_values_of_an_ordinary_key(path, ordinary):
-    model = TransformersModel(str(path), task="text-generation")
-    with model.trace(input_ids=IDS, attention_mask=MASK, backend=request_to(path, ordinary)):
-        last = nnsight.save(model.output.logits[:, -1])
-    torch.testing.assert_close(last, here(path)[0])
-
-
-def test_an_ordinary_key_has_no_gradients(path, ordinary):
-    with pytest.raises(RemoteError, match="not have been used in the graph"):
-        there(path, ordinary)
+    # A folder that is here and was never there.
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    tiny_tokenizer("gpt2").save_pretrained(tmp_path)
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    model = load(tmp_path, "TRUSTED")
+    with pytest.raises(whence.RemoteError):
+        model.attribute(TEXT, [9, 12])

@@ -306,7 +306,9 @@ class Model:
 
         paths = dict(self.architecture.paths["embed"])
         one = torch.tensor([[self.pad_id]])
-        inputs = {"input_ids": one, **({"decoder_input_ids": one} if self.encoder_decoder else {})}
+        inputs = {"input_ids": one, "attention_mask": torch.ones_like(one)}
+        inputs |= {"decoder_input_ids": one} if self.encoder_decoder else {}
+        inputs = {name: value for name, value in inputs.items() if name in self.accepts}
         modules = {stack: self.nn._module.get_submodule(path) for stack, path in paths.items()}
         return self.run(
             embedding_rows,

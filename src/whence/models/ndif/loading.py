@@ -19,8 +19,9 @@ from whence.models.ndif.wire import DEFAULT_TIMEOUT, Connection
 
 NDIF = "ndif"
 _NO_GRADIENTS = (
-    "this key runs where the weights are not, so there are no gradients. Ask the operators for a trusted key, or "
-    "take derivative='finite' (input_x_gradient and integrated_gradients by central differences)"
+    "jobs of this key run where the weights are not, so there are no gradients (or the server does not know the "
+    "key). Ask the operators for a trusted key, or take derivative='finite' (input_x_gradient and "
+    "integrated_gradients by central differences)"
 )
 
 

@@ -33,7 +33,7 @@ class Transport(Protocol):
 
     url: str
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, key: str | None = None) -> Any:
         """The answer to a plain question."""
         ...
 
@@ -96,8 +96,16 @@ class Server:
     def trusted(self) -> bool:
         """Whether jobs of this key run where the weights are, so that there are gradients."""
         who = self.transport.get("/whoami")
-        # Nobody in particular: a server that asks for no keys, or one that will refuse this one.
-        return who.get("email") is None or "trusted" in (who.get("tags") or ())
+        if "trusted" in (who.get("tags") or ()):
+            return True
+        if who.get("email") is not None:
+            return False
+        # Nobody: a server of NDIF that asks for no key, and trusts all, says the same of a key it does not know.
+        try:
+            self.transport.get("/whoami", key="no-key-at-all")
+        except RemoteError:
+            return False
+        return True
 
     def compare_versions(self) -> None:
         """Warn once where the server's libraries differ in what decides about numbers."""

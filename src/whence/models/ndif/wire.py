@@ -45,11 +45,12 @@ class Connection:
         self.traffic = Traffic()
         self._headers = {"ndif-api-key": api_key} if api_key else {}
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, key: str | None = None) -> Any:
         """What the server answers to a plain question, such as ``"/status"``.
 
         Args:
             path: The path.
+            key: Ask with another key than the client's.
 
         Returns:
             The JSON it answers with.
@@ -60,7 +61,8 @@ class Connection:
         import httpx
 
         with self._failures(), httpx.Client(timeout=httpx.Timeout(_PLAIN_CALL, connect=_CONNECT)) as client:
-            answer = client.get(f"{self.url}{path}", headers=self._headers)
+            headers = self._headers if key is None else {"ndif-api-key": key}
+            answer = client.get(f"{self.url}{path}", headers=headers)
             self._refuse(answer)
             return answer.json()
 
