@@ -82,5 +82,5 @@ $(VENV)/.dev: $(VENV)/.made $(PINS)
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made $(PINS)
-	$(INSTALL) --editable '.[docs]'
+	$(INSTALL) --editable '.[docs,quantized,server]'
 	@touch $@

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ from typing import Any
 import whence
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.parity import ABSENT, Line  # noqa: E402
+from benchmarks.parity import table as lines_of_table  # noqa: E402
+
 MARK = re.compile(r"^<!-- generated: (\S+) -->$", re.MULTILINE)
 
 
@@ -131,6 +138,19 @@ def architectures() -> str:
     return table(("model type", "kind", "row of the table"), rows)
 
 
+def parity() -> str:
+    """The lines of the last runs of the parity benchmark."""
+    kept = json.loads((ROOT / "docs/parity.json").read_text(encoding="utf-8"))
+    used = ", ".join(f"{name} {number}" for name, number in kept["versions"].items())
+    return f"{lines_of_table([Line(**one) for one in kept['lines']])}\n\nWith {used}."
+
+
+def parity_absent() -> str:
+    """Why some lines are not there."""
+    rows = [(model, place, reason) for (model, place), reason in ABSENT.items()]
+    return table(("model", "place", "why not"), rows)
+
+
 def commands() -> str:
     """What ``--help`` prints, for every command."""
     from typer.main import get_command
@@ -182,5 +202,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "method-list": method_list,
     "methods": methods,
     "my-method": my_method,
+    "parity": parity,
+    "parity-absent": parity_absent,
     "step-functions": step_functions,
 }
