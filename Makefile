@@ -9,6 +9,7 @@ VENV ?= .venv
 SITE ?= site
 JOBS ?= 2
 NDIF ?= $(VENV)/ndif
+STORIES := src/whence/models/bundled/checkpoints/stories
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -30,8 +31,10 @@ test: $(VENV)/.dev ## run the test suite
 test-ndif: $(VENV)/.dev ## run the tests of a real NDIF server; installing it takes minutes the first time
 	PYTHON=$(BIN)/python scripts/ndif_stack.sh install "$(NDIF)"
 	$(BIN)/python -m benchmarks.parity --make-models "$(NDIF)/models"
-	scripts/ndif_stack.sh run "$(NDIF)" "$(NDIF)/models/gpt2" "$(NDIF)/models/llama" -- \
-		$(BIN)/python -m pytest tests/places/test_ndif_stack.py $(ARGS)
+	scripts/ndif_stack.sh run "$(NDIF)" "$(NDIF)/models/gpt2" "$(NDIF)/models/llama" $(STORIES) -- sh -e -c '\
+		$(BIN)/python -m pytest tests/places/test_ndif_stack.py $(ARGS); \
+		$(BIN)/python tutorials/04_places.py >/dev/null; \
+		$(BIN)/python -m benchmarks.parity --models "$(NDIF)/models" --places ndif'
 
 lint: $(VENV)/.dev ## check style, spelling and the project file
 	$(BIN)/ruff check .
