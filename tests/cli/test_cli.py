@@ -158,3 +158,43 @@ def test_parsing_of_options():
     assert parse_steps("prompt") == "prompt"
     with pytest.raises(whence.InputError, match="twice"):
         parse_options(["a=1", "a=2"])
+
+
+def test_a_model_elsewhere_by_the_command_line(tmp_path, monkeypatch):
+    """`serve-model` in one process, `attribute --remote` in another; both as people start them."""
+    import re
+
+    monkeypatch.delenv("NDIF_API_KEY", raising=False)
+    command = [sys.executable, "-m", "whence", "serve-model", "whence/stories", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            address = None
+            while address is None:
+                line = server.stdout.readline()
+                assert line, "the server did not start"
+                address = re.search(r"^Serving whence/stories on (http://\S+)", line)
+            there = run("attribute", STORY, "--max-new-tokens", "3", "--remote", address[1], "--json")
+            assert there.exit_code == 0, there.output
+        finally:
+            server.terminate()
+    here = run("attribute", STORY, "--max-new-tokens", "3", "--json")
+    a, b = (json.loads(one.stdout) for one in (there, here))
+    assert a["info"]["place"] == "ndif"
+    assert a["scores"] == b["scores"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("whence/stories", "--host", "0.0.0.0"), "give keys"),
+        (("whence/stories", "--keys", "MISSING"), "MISSING"),
+        (("whence/storys",), "Did you mean"),
+        (("./nowhere",), "no such folder"),
+        (("whence/stories", "--port", "many"), "valid integer"),
+    ],
+)
+def test_a_server_that_may_not_start_says_why(arguments, message, monkeypatch):
+    result = run("serve-model", *arguments)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert "Traceback" not in result.output

@@ -43,7 +43,7 @@ def serve_model(
     process may do; there is no sandbox. So it listens on this machine alone, unless there are keys.
     """
     with readable_errors():
-        for library in ("starlette", "uvicorn", "websockets", "multipart"):
+        for library in ("starlette", "uvicorn", "websockets", "python_multipart"):
             require(library, "server")
         from whence.models.checkpoints import locate
         from whence.serving.app import serve
