@@ -177,3 +177,15 @@ def test_embedding_rows_include_scaling_inside_the_module():
             torch.testing.assert_close(found["rows"], everything[[5, 9]])
             torch.testing.assert_close(found["mean"], everything.mean(0), rtol=1e-4, atol=1e-6)
             assert found["median_norm"] == pytest.approx(float(everything.norm(dim=1).median()), rel=1e-4)
+
+
+def test_a_copy_is_the_same_model_and_a_deep_one_is_refused():
+    import copy
+
+    model = whence.load(tiny_model("llama"))
+    again = copy.copy(model)
+    assert again.nn is model.nn
+    a, b = (one.attribute(PROMPT, CONTINUATION).scores for one in (model, again))
+    assert a.equals(b)
+    with pytest.raises(whence.UnsupportedError, match="load it again"):
+        copy.deepcopy(model)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from whence.core.contract import Need
-from whence.core.errors import InputError
+from whence.core.errors import InputError, UnsupportedError
 from whence.models.components import Architecture
 from whence.models.programs import embedding_rows, free_bytes, generate
 from whence.models.quantised import rows_interact
+from whence.models.remote import Remote
 from whence.text.continuation import encode_generated
 from whence.text.encoded import Encoded
 from whence.text.prompt import encode_prompt, is_batch
@@ -23,23 +24,6 @@ if TYPE_CHECKING:
     from whence.scores import Attribution, Attributions
 
 DEFAULT_NEW_TOKENS = 50
-
-
-class Remote(Protocol):
-    """What runs programs where the weights are, when they are not in this process."""
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """``dtype``, ``device`` and ``free`` there, as plain data."""
-        ...
-
-    def run(self, program: Callable[..., Any], data: Mapping[str, Any]) -> Any:
-        """Run a program there, and bring its result here."""
-        ...
-
-    def backend(self) -> Any:
-        """What nnsight runs one trace there with."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +142,13 @@ class Model:
         if name.startswith("__") or name == "nn":
             raise AttributeError(name)
         return getattr(self.nn, name)
+
+    def __copy__(self) -> Model:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        # nnsight's envoys of a copied module would still listen to the first one.
+        raise UnsupportedError("a model cannot be copied with its weights; load it again.")
 
     def sites(self) -> tuple[Site, ...]:
         """Every internal value that can be read and edited by name, in the order of the forward pass."""
