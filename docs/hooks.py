@@ -20,8 +20,8 @@ import whence
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.parity import ABSENT, Line  # noqa: E402
-from benchmarks.parity import table as lines_of_table  # noqa: E402
+from benchmarks.parity import ABSENT  # noqa: E402
+from benchmarks.parity_models import NAMES  # noqa: E402
 
 MARK = re.compile(r"^<!-- generated: (\S+) -->$", re.MULTILINE)
 
@@ -142,7 +142,16 @@ def parity() -> str:
     """The lines of the last runs of the parity benchmark."""
     kept = json.loads((ROOT / "docs/parity.json").read_text(encoding="utf-8"))
     used = ", ".join(f"{name} {number}" for name, number in kept["versions"].items())
-    return f"{lines_of_table([Line(**one) for one in kept['lines']])}\n\nWith {used}."
+    head = ("place", "method", "difference", "largest score", "requests", "sent", "returned", "seconds")
+    parts = []
+    for model in NAMES:
+        rows = []
+        for one in [one for one in kept["lines"] if one["model"] == model]:
+            counts = [str(one[name]) if one["requests"] else "" for name in ("requests", "sent", "received")]
+            numbers = (f"{one['difference']:.1e}", f"{one['size']:.2f}", *counts, f"{one['seconds']:.1f}")
+            rows.append((one["place"], one["method"], *numbers))
+        parts.append(f"## {model}\n\n{table(head, rows)}")
+    return "\n\n".join([*parts, f"With {used}."])
 
 
 def parity_absent() -> str:
