@@ -9,6 +9,7 @@ VENV ?= .venv
 SITE ?= site
 JOBS ?= 2
 NDIF ?= $(VENV)/ndif
+PETALS ?= $(VENV)/petals
 STORIES := src/whence/models/bundled/checkpoints/stories
 ARGS ?=
 
@@ -17,7 +18,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PINS := pyproject.toml constraints/dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ndif lint format types docs tutorials evidence parity wheel-test clean
+.PHONY: help demo test test-ndif test-petals lint format types docs tutorials evidence parity wheel-test clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +36,13 @@ test-ndif: $(VENV)/.dev ## run the tests of a real NDIF server; installing it ta
 		$(BIN)/python -m pytest tests/places/test_ndif_stack.py $(ARGS); \
 		$(BIN)/python tutorials/04_places.py >/dev/null; \
 		$(BIN)/python -m benchmarks.parity --models "$(NDIF)/models" --places ndif'
+
+test-petals: $(VENV)/.dev ## run the tests of a real Petals swarm; installing it takes minutes the first time
+	PYTHON=$(BIN)/python scripts/petals_swarm.sh install "$(PETALS)"
+	scripts/petals_swarm.sh run "$(PETALS)" -- sh -e -c '\
+		$(BIN)/python -m benchmarks.parity --places petals; \
+		$(BIN)/python tutorials/04_places.py >/dev/null; \
+		$(BIN)/python -m pytest tests/places/petals/test_real_swarm.py $(ARGS)'
 
 lint: $(VENV)/.dev ## check style, spelling and the project file
 	$(BIN)/ruff check .
@@ -81,9 +89,9 @@ $(VENV)/.installed: $(VENV)/.made $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made $(PINS)
-	$(INSTALL) --editable '.[dev,quantized,server]'
+	$(INSTALL) --editable '.[dev,petals,quantized,server]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made $(PINS)
-	$(INSTALL) --editable '.[docs,quantized,server]'
+	$(INSTALL) --editable '.[docs,petals,quantized,server]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""Write the checkpoint that the servers of ``scripts/petals_swarm.sh`` hold: a random Llama with a word-level tokenizer.
+"""Write the checkpoint that the servers of ``scripts/petals_swarm.sh`` hold: a random Llama, and its tokenizer.
 
 Usage: python checkpoint.py DIR      (in the servers' environment)
 """

@@ -251,6 +251,8 @@ def test_killed_frozen_restarted(environment, folder):
         port = probe.getsockname()[1]
     with serve(environment, folder, "--port", str(port)) as running:
         model = whence.load(folder, remote=running.url, timeout=60)
+        # What a client asks once, so that the next job is the slow one.
+        assert model.dtype == torch.float32
         later(running, signal.SIGKILL)
         with pytest.raises(whence.RemoteError, match=r"connection.*(lost|closed)"):
             model.attribute(TEXT, IDS, target=step_function(slow))

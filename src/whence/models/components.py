@@ -8,10 +8,10 @@ on the meta device. What is found is plain data, which travels to wherever the m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from whence.core.errors import ModelError, unknown_name
+from whence.core.errors import ModelError, UnsupportedError, unknown_name
 from whence.models.families import family_from, known_model_types, recognise
 from whence.models.family import Family
 from whence.models.fitting import missing_names, module_names
@@ -33,6 +33,7 @@ class Architecture:
         paths: Module paths: ``embed``, ``blocks`` and ``ln_final`` by stack, ``unembed``, and ``parts``,
             the modules of each block under their common names.
         absent: Names that other architectures have, and why this one does not.
+        withheld: Names that this architecture has, but not where this model runs, and why.
     """
 
     family: str
@@ -42,6 +43,7 @@ class Architecture:
     sites: Mapping[str, Site]
     paths: Mapping[str, Any]
     absent: Mapping[str, str]
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
     def site(self, name: str) -> Site:
         """Look up a site by name.
@@ -55,9 +57,12 @@ class Architecture:
         Raises:
             UnknownNameError: There is none of that name; the message lists the nearest, or says why this
                 architecture does not have it.
+            UnsupportedError: The place where this model runs does not give it.
         """
         if name in self.sites:
             return self.sites[name]
+        if name in self.withheld:
+            raise UnsupportedError(f"{name}: {self.withheld[name]}.")
         reason = self.absent.get(name, "")
         raise unknown_name("site", name, self.sites, f"It does not exist here: {reason}." if reason else "")
 
@@ -121,12 +126,12 @@ def restricted(found: Architecture, keep: Callable[[Site], bool], reason: str) -
         reason: Why it does not give the others, for the error message.
 
     Returns:
-        The architecture with the other sites absent, and no modules inside of blocks.
+        The architecture with the other sites withheld, and no modules inside of blocks.
     """
     gone = {name: reason for name, site in found.sites.items() if not keep(site)}
     sites = {name: site for name, site in found.sites.items() if name not in gone}
     parts = {block: {} for block in found.paths["parts"]}
-    return replace(found, sites=sites, paths={**found.paths, "parts": parts}, absent={**found.absent, **gone})
+    return replace(found, sites=sites, paths={**found.paths, "parts": parts}, withheld=gone)
 
 
 def nnsight_names(found: Architecture) -> tuple[dict[str, str], dict[str, Any]]:
@@ -157,4 +162,9 @@ def nnsight_names(found: Architecture) -> tuple[dict[str, str], dict[str, Any]]:
                 rename[path] = part
     rename[found.paths["unembed"]] = "unembed"
     sites = {name: dict(site.spec) for name, site in found.sites.items()}
-    return rename, envoy_classes(sites, found.paths["parts"], found.paths["blocks"])
+    withheld = {}
+    for name, why in found.withheld.items():
+        stack, _, inside = name.rpartition("blocks.")
+        blocks = found.paths["blocks"][stack.removesuffix(".") or "decoder"]
+        withheld[f"{blocks}.{inside.partition('.')[0]}"] = why
+    return rename, envoy_classes(sites, found.paths["parts"], found.paths["blocks"], withheld)

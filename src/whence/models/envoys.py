@@ -11,7 +11,7 @@ from typing import Any
 
 from nnsight.intervention.envoy import Envoy
 
-from whence.core.errors import unknown_name
+from whence.core.errors import UnsupportedError, unknown_name
 from whence.models.access import read_site, write_site
 from whence.models.operations import resolve
 
@@ -22,6 +22,21 @@ def table_of(envoy: Envoy) -> tuple[dict[str, Any], str]:
     """The table of the model an envoy belongs to, and the envoy's path from the root."""
     table: Any = envoy._envoys
     return table[TABLE], envoy.path.partition(".")[2]
+
+
+def refuse_withheld(table: dict[str, Any], path: str, name: str) -> None:
+    """Say why a value or a part of a block is not given where the model runs, if that is so.
+
+    Args:
+        table: The model's table of sites.
+        path: Path of the block.
+        name: What was asked for.
+
+    Raises:
+        UnsupportedError: It is withheld.
+    """
+    if path in table["withheld"]:
+        raise UnsupportedError(f"{path}.{name}: {table['withheld'][path]}.")
 
 
 class SiteValue:
@@ -47,6 +62,7 @@ class SiteValue:
         table, path = host.site_table()
         specs = table["values"].get(path, {})
         if self.name not in specs:
+            refuse_withheld(table, path, self.name)
             raise unknown_name(f"site of {path}", self.name, specs)
         return specs[self.name]
 
@@ -64,6 +80,7 @@ class BlockPart:
         parts = table["parts"].get(path, {})
         if self.name in parts:
             return resolve(host.root, parts[self.name])
+        refuse_withheld(table, path, self.name)
         if self.name == "mlp":
             return MLPView(host)
         raise unknown_name(f"part of {path}", self.name, parts)
@@ -142,6 +159,7 @@ def envoy_classes(
     specs: Mapping[str, dict[str, Any]],
     parts: Mapping[str, Mapping[str, str]],
     blocks: Mapping[str, str],
+    withheld: Mapping[str, str],
 ) -> dict[str, Any]:
     """The ``envoys=`` argument of nnsight for an architecture.
 
@@ -149,6 +167,7 @@ def envoy_classes(
         specs: Every site's spec by name.
         parts: For each block's module path, the paths of its parts under their common names.
         blocks: For each stack, the path of its blocks.
+        withheld: The paths of blocks whose inside is not given where the model runs, and why.
 
     Returns:
         Classes by path pattern, and the table they use.
@@ -177,4 +196,5 @@ def envoy_classes(
                     if name.startswith(prefix) and "." not in name.removeprefix(prefix)
                 }
                 values.setdefault(host, {}).update(own)
-    return {**classes, TABLE: {"values": values, "parts": {k: dict(v) for k, v in parts.items()}}}
+    table = {"values": values, "parts": {k: dict(v) for k, v in parts.items()}, "withheld": dict(withheld)}
+    return {**classes, TABLE: table}

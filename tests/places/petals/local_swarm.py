@@ -40,7 +40,6 @@ class PetalsServer:
         address: What clients need.
         asked: The kind, the block and the shape of every request.
         max_tokens: The most tokens it takes in one request.
-        stalled: While set, requests are accepted and not answered.
         before_backward: Called before every backward request.
     """
 
@@ -59,7 +58,7 @@ class PetalsServer:
         self.blocks = {number: lone_block(hf, number) for number in blocks}
         self.asked: list[tuple[str, int, tuple[int, ...]]] = []
         self.max_tokens = 2048
-        self.stalled = asyncio.Event()
+        self._stalled = False
         self.before_backward: Callable[[], None] = lambda: None
         self._said = {"torch_dtype": "float32", "quant_type": "none", "adapters": (), **(said or {})}
         self._loop = asyncio.new_event_loop()
@@ -74,6 +73,10 @@ class PetalsServer:
     def freeze(self) -> None:
         """Connections stay open, and nothing is ever answered."""
         self._signal(signal.SIGSTOP)
+
+    def stall(self) -> None:
+        """Requests are still taken, and never answered."""
+        self._stalled = True
 
     def close(self) -> None:
         """Stop it, and all that it started."""
@@ -123,8 +126,11 @@ class PetalsServer:
         await self._node.store_many(uids, records, expiry, subkeys=[peer] * len(uids))
 
     async def _stop(self) -> None:
-        await self._node.shutdown()
+        if self._p2p._child.returncode is None:
+            # It would wait for the daemon, also for one that was killed.
+            await self._node.shutdown()
         await self._p2p.shutdown()
+        self._p2p._child._transport.close()
         rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in rest:
             task.cancel()
@@ -156,7 +162,7 @@ class PetalsServer:
         return answer
 
     async def _answer(self, kind: str, uid: str, tensors: list[torch.Tensor]) -> Any:
-        while self.stalled.is_set():
+        while self._stalled:
             await asyncio.sleep(0.05)
         return await asyncio.get_running_loop().run_in_executor(None, self._compute, kind, uid, tensors)
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import PREFIX
 
 import whence
-from tiny_models import tiny_model
+from conftest import PREFIX
+from tiny_models import DECODER_ONLY, tiny_model
 from whence.core.contract import Need
-from whence.core.errors import InputError, SwarmError, UnsupportedError
+from whence.core.errors import InputError, SwarmError, UnknownNameError, UnsupportedError
+from whence.models.components import architecture
 
 # importlib.resources.path, which hivemind finds its daemon with, is deprecated in some versions of Python only.
 pytestmark = pytest.mark.filterwarnings("ignore:path is deprecated:DeprecationWarning")
 
 TEXT = "the cat sat on the mat"
 GENERATE = {"max_new_tokens": 5}
-CALLS = [(name, {}) for name in whence.METHODS] + [
-    ("saliency", {"layer": "all"}),
-    ("integrated_gradients", {"n_steps": 4, "layer": "blocks.1.resid_pre"}),
-    ("integrated_gradients", {"n_steps": "auto", "target": "logit", "baseline": "mean"}),
-    ("input_x_gradient", {"segments": [[0, 1, 2], [3]], "sides": "source"}),
+CALLS = [
+    ("llama", "saliency", {}),
+    ("llama", "input_x_gradient", {}),
+    ("llama", "integrated_gradients", {}),
+    ("llama", "saliency", {"layer": "all"}),
+    ("llama", "integrated_gradients", {"n_steps": 4, "layer": "blocks.1.resid_pre"}),
+    ("llama", "input_x_gradient", {"segments": [[0, 1, 2], [3]], "sides": "source", "baseline": "mean"}),
+    ("bloom", "saliency", {"layer": "all"}),
+    ("bloom", "integrated_gradients", {"n_steps": 4}),
 ]
+# What does not depend on the architecture is tried on one.
+LLAMA = pytest.mark.parametrize("pair", ["llama"], indirect=True)
 
 
 class Pair:
@@ -47,18 +55,20 @@ def pair(request, lasting, checkpoint):
     return Pair(lasting, checkpoint, request.param)
 
 
-@pytest.mark.parametrize(("method", "options"), CALLS)
+@pytest.mark.parametrize(("pair", "method", "options"), CALLS, indirect=["pair"])
 def test_same_scores(pair, method, options):
     there = pair.there.attribute(TEXT, method=method, generate=GENERATE, progress=False, **options)
     local = pair.here.attribute(TEXT, method=method, generate=GENERATE, progress=False, mode="reverse", **options)
     assert [token.id for token in there.steps] == [token.id for token in local.steps]
     np.testing.assert_allclose(there.scores.values, local.scores.values, atol=1e-5, rtol=1e-5)
-    assert all(check.passed is not False for check in there.checks)
+    # One comparison here needs forward mode, which a swarm does not have.
+    own = {check.name: check.passed for check in local.checks}
+    assert {check.name: check.passed for check in there.checks}.items() <= own.items()
     assert there.info["place"] == "petals"
     assert there.info["engine"]["mode"] == "reverse"
 
 
-@pytest.mark.parametrize("method", list(whence.METHODS))
+@pytest.mark.parametrize(("pair", "method"), [("llama", "input_x_gradient"), ("bloom", "saliency")], indirect=["pair"])
 def test_batches_of_different_lengths(pair, method):
     prompts = [TEXT, "a dog", "the man saw"]
     together = pair.there.attribute(prompts, method=method, generate=GENERATE, progress=False)
@@ -68,6 +78,7 @@ def test_batches_of_different_lengths(pair, method):
         np.testing.assert_allclose(one.scores.values, alone.scores.values, atol=1e-5, rtol=1e-5)
 
 
+@LLAMA
 def test_all_columns_go_out_in_one_request_per_block(pair):
     continuation = [5, 6, 7, 8]
     for server in pair.servers:
@@ -97,10 +108,11 @@ def test_gradients_in_batches_twice_through_one_graph(pair, padded):
         found.append([logits * mask[..., None], at_once, one, mapped])
     for there, local in zip(*found, strict=True):
         torch.testing.assert_close(there, local, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found[0][1], found[0][3])
-    torch.testing.assert_close(found[0][1][1], found[0][2])
+    torch.testing.assert_close(found[0][1], found[0][3], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found[0][1][1], found[0][2], rtol=1e-4, atol=1e-4)
 
 
+@LLAMA
 def test_large_tensors_are_streamed_and_split(pair):
     server, swarm = pair.servers[0], pair.there.nn._module.swarm
     hidden = torch.randn(80, 60, 16, generator=torch.Generator().manual_seed(0))
@@ -119,6 +131,7 @@ def test_large_tensors_are_streamed_and_split(pair):
     assert size < pair.traffic.received - before[1] < size + 4096
 
 
+@LLAMA
 def test_a_servers_own_limit_is_found(pair):
     server, swarm = pair.servers[1], pair.there.nn._module.swarm
     server.max_tokens, limit = 20, swarm._limit
@@ -130,7 +143,7 @@ def test_a_servers_own_limit_is_found(pair):
     server.max_tokens, swarm._limit = 2048, limit
 
 
-def test_bfloat16_travels_as_it_is(pair):
+def test_bfloat16_travels_as_it_is():
     from whence.models.petals.wire import decode, encode
 
     tensor = torch.randn(2, 3, 4).bfloat16()
@@ -150,12 +163,13 @@ def test_only_the_boundaries_of_blocks(pair):
         pair.there.blocks[0].attn.pattern.save()
     with pytest.raises(UnsupportedError, match="a Petals swarm"), pair.there.trace(TEXT):
         pair.there.blocks[1].mlp_out.save()
-    with pytest.raises(whence.errors.UnknownNameError, match=r"blocks\.0\.resid_post"):
+    with pytest.raises(UnknownNameError, match=r"blocks\.0\.resid_post"):
         pair.there.architecture.site("blocks.0.resid_psot")
     assert pair.there.provides == {Need.LOGITS, Need.EMBEDDINGS, Need.GRADIENTS}
     assert Need.ATTENTION in pair.there.lacks
 
 
+@LLAMA
 def test_forward_mode_asks_nobody(pair):
     # Few features and many steps: cheaper in forward mode, where there is one.
     before = pair.traffic.requests
@@ -181,6 +195,7 @@ def test_an_edit_in_a_trace(pair):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
+@LLAMA
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -194,6 +209,7 @@ def test_what_servers_cannot_be_told(pair, options, message):
         pair.there.nn._module(input_ids=torch.tensor([[5, 6, 7]]), **options)
 
 
+@LLAMA
 def test_what_the_swarm_says_goes_into_the_result(pair):
     assert pair.there.info["dtype"] == "float32"
     assert pair.there.info["quantisation"] is None
@@ -220,10 +236,26 @@ def test_other_dtypes_are_told(swarms):
     assert swarms.load([server.address]).dtype == torch.bfloat16
 
 
+@LLAMA
 def test_the_rest_of_the_process_is_left_alone(pair):
     assert logging.getLevelName(logging.WARNING) == "WARNING"
     assert not logging.getLogger("hivemind").handlers
-    assert torch.multiprocessing.get_sharing_strategy() == "file_descriptor"
+    own = "file_descriptor" if sys.platform == "linux" else "file_system"
+    assert torch.multiprocessing.get_sharing_strategy() == own
+
+
+@pytest.mark.parametrize(
+    ("family", "as_tuple"),
+    [(name, name in ("bloom", "falcon", "mpt")) for name in DECODER_ONLY if name not in ("gptj", "gpt_neo", "gpt2")],
+)
+def test_what_blocks_return_is_found_by_trying(checkpoint, family, as_tuple):
+    from whence.models.petals.loading import returns_tuple
+    from whence.models.petals.weights import outer_model
+
+    whole = tiny_model(family)
+    blocks = architecture(whole).paths["blocks"]["decoder"]
+    hf = outer_model(whole, blocks, str(checkpoint(family)), family, torch.float32, {})
+    assert returns_tuple(hf, blocks) == as_tuple
 
 
 @pytest.mark.parametrize("peers", ["/ip4/127.0.0.1/tcp/1", ["127.0.0.1:31337"], ["/ip4/127.0.0.1/tcp/31337"], []])

@@ -24,6 +24,7 @@ from whence.models.petals.hive import hivemind
 _LOG = logging.getLogger(__name__)
 _TICK = 1.0
 _STOP_SECONDS = 5.0
+_LAST_WORDS = 0.05
 _START_SECONDS = 30.0
 # Only dialling out: no port is opened, no router is asked for one, and no relay is looked for.
 _QUIET = {
@@ -53,7 +54,6 @@ class Helper:
 
     Args:
         peers: Addresses to begin with.
-        timeout: Seconds that a connection to the swarm may take.
 
     Raises:
         InputError: An address cannot be read.
@@ -61,9 +61,8 @@ class Helper:
         UnsupportedError: hivemind is not installed.
     """
 
-    def __init__(self, peers: Sequence[str], timeout: float) -> None:
+    def __init__(self, peers: Sequence[str]) -> None:
         self._peers = _addresses(peers)
-        self._start_seconds = min(timeout, _START_SECONDS)
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(_quietly)
         thread = threading.Thread(target=loop.run_forever, name="whence-petals", daemon=True)
@@ -111,7 +110,7 @@ class Helper:
             future.cancel()
 
     async def connection(self) -> tuple[Any, Any]:
-        """The daemon and the DHT node; started anew where the daemon has ended, as an interrupt can make it.
+        """The daemon and the DHT node; started anew where the daemon has ended.
 
         Returns:
             hivemind's ``P2P`` and ``DHTNode``.
@@ -122,7 +121,7 @@ class Helper:
         async with self._connecting:
             if self.pid is None or self._parts.node is None:
                 try:
-                    async with asyncio.timeout(self._start_seconds + 5.0):
+                    async with asyncio.timeout(_START_SECONDS + _STOP_SECONDS):
                         await self._connect()
                 except Exception as error:
                     raise SwarmError(
@@ -135,7 +134,7 @@ class Helper:
     async def _connect(self) -> None:
         await _disconnect(self._parts)
         self._parts.p2p = await hivemind("p2p").P2P.create(
-            initial_peers=self._peers, startup_timeout=self._start_seconds, **_QUIET
+            initial_peers=self._peers, startup_timeout=_START_SECONDS, **_QUIET
         )
         self._parts.node = await hivemind("dht.node").DHTNode.create(
             p2p=self._parts.p2p, initial_peers=self._peers, client_mode=True, num_workers=8, cache_locally=False
@@ -149,7 +148,9 @@ class Helper:
 def _addresses(peers: Sequence[str]) -> list[str]:
     kind = hivemind("utils.multiaddr").Multiaddr
     if isinstance(peers, str) or not peers:
-        raise InputError(f"peers= is a list of addresses, such as ['/ip4/10.0.0.1/tcp/31337/p2p/Qm...'], not {peers!r}.")
+        raise InputError(
+            f"peers= is a list of addresses, such as ['/ip4/10.0.0.1/tcp/31337/p2p/Qm...'], not {peers!r}."
+        )
     for peer in peers:
         try:
             kind(peer)["p2p"]
@@ -178,7 +179,7 @@ def _close(parts: _Parts) -> None:
 def _stop(parts: _Parts) -> None:
     future = asyncio.run_coroutine_threadsafe(_finish(parts), parts.loop)
     with suppress(Exception):
-        future.result(_STOP_SECONDS)
+        future.result(2 * _STOP_SECONDS)
     child = None if parts.p2p is None else parts.p2p._child
     if child is not None and child.returncode is None:
         with suppress(ProcessLookupError):
@@ -197,14 +198,16 @@ async def _finish(parts: _Parts) -> None:
     await asyncio.gather(*rest, return_exceptions=True)
     await _disconnect(parts)
     await parts.loop.shutdown_asyncgens()
+    # A daemon that could not start tells its end through the loop, too.
+    await asyncio.sleep(_LAST_WORDS)
 
 
 async def _disconnect(parts: _Parts) -> None:
-    node, p2p = parts.node, parts.p2p
-    if node is not None:
-        with suppress(Exception):
-            await node.shutdown()
-    if p2p is not None:
-        with suppress(Exception):
-            await p2p.shutdown()
+    for one in (parts.node, parts.p2p):
+        if one is not None:
+            with suppress(Exception):
+                async with asyncio.timeout(_STOP_SECONDS / 2):
+                    await one.shutdown()
     parts.node = None
+    if parts.p2p is not None:
+        parts.p2p._child._transport.close()

@@ -1,23 +1,34 @@
-"""From a name and peers of a swarm to a `Model` with its embeddings and head here and its blocks there."""
+"""From a name and the addresses of a swarm to a `Model` whose blocks are there."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from whence.core.contract import Need
 from whence.core.errors import InputError, ModelError, UnsupportedError
-from whence.models.checkpoints import find_config, find_tokenizer, locate, unloadable
+from whence.models.checkpoints import find_config, find_tokenizer, locate
 from whence.models.components import Architecture, Site, architecture, nnsight_names, restricted
 from whence.models.model import Model
-from whence.models.petals.routing import default_prefix
+from whence.models.petals.blocks import Padding, RemoteBlock
+from whence.models.petals.routing import Holder
+from whence.models.petals.swarm import DEFAULT_TIMEOUT, Swarm
+from whence.models.petals.weights import outer_model
 
 PETALS = "petals"
-_INSIDE = "a Petals swarm gives what goes from block to block, and nothing inside of blocks"
-_TUPLES = ("bloom", "falcon")
+_INSIDE = (
+    "a Petals swarm gives what goes into a block and what comes out of it, not what is inside. Take a site at the "
+    "boundary of a block (resid_pre, resid_post), or load the model somewhere else"
+)
+_PROVIDES = frozenset({Need.LOGITS, Need.EMBEDDINGS, Need.GRADIENTS})
+_FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_petals(
@@ -27,129 +38,216 @@ def load_petals(
     dht_prefix: str | None = None,
     dtype: Any = None,
     tokenizer: Any = None,
-    timeout: float | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
     family: Any = None,
-    **options: Any,
+    **from_pretrained: Any,
 ) -> Model:
-    """Load the ends of a model and connect to a swarm for the rest.
+    """Load embeddings, final norm and head of a model whose blocks are in a Petals swarm.
+
+    The swarm itself is ``model.nn._module.swarm``: its ``traffic`` counts requests and bytes, its ``close`` ends
+    the connection before the model is dropped.
 
     Args:
-        name: Hub id or folder of the checkpoint. Only embeddings, last norm and head are loaded.
-        peers: Addresses of some servers of the swarm.
-        dht_prefix: The model's name in the swarm; for a hub id by default what Petals makes of it.
-        dtype: torch dtype of the ends; float32 by default.
+        name: A hub id or a folder; only the files that hold weights outside of the blocks are read.
+        peers: Addresses of servers, as they print them: ``"/ip4/.../tcp/.../p2p/..."``.
+        dht_prefix: What the names of the model's blocks begin with in the swarm; by default what Petals makes of a
+            hub id.
+        dtype: The torch dtype of the weights here; by default what the servers compute in.
         tokenizer: A tokenizer, or where to load it from.
-        timeout: Seconds that one pass through a block may take; by default 180.
+        timeout: Seconds that one server may take for one request.
         family: A row for an unknown architecture.
-        **options: Further options of transformers' ``from_pretrained``.
+        **from_pretrained: Further options of transformers' ``from_pretrained``, such as ``revision``.
 
     Returns:
-        The model. ``model.nn._module.swarm.close()`` leaves the swarm; so does the end of the process.
+        The model.
 
     Raises:
-        InputError: A folder, and no ``dht_prefix``.
-        UnsupportedError: An encoder-decoder model, or hivemind is not installed.
-        ModelError: The checkpoint cannot be loaded.
-        SwarmError: No peer answers, or some block is held by nobody.
+        InputError: A folder without ``dht_prefix``, or an address that cannot be read.
+        ModelError: The checkpoint cannot be loaded, or its architecture is not known.
+        SwarmError: No peer answers, or some block has no server.
+        UnsupportedError: hivemind is not installed, or the model has an encoder.
     """
-    import nnsight
-    import torch
-    from transformers import AutoModelForCausalLM
-
     where = locate(name)
-    config = find_config(where, name, options)
-    if config.is_encoder_decoder:
-        raise UnsupportedError(f"{name}: Petals serves decoder-only models.")
-    if dht_prefix is None:
-        if Path(where).is_dir():
-            raise InputError(f"{name} is a folder: say what the swarm calls the model, with dht_prefix=.")
-        dht_prefix = default_prefix(name, config.model_type)
-    with torch.device("meta"):
-        whole: Any = AutoModelForCausalLM.from_config(config)
-    arch = _boundaries(architecture(whole, family=family))
-    depth = arch.n_layers["decoder"]
-    # No blocks are built, so their weights are not loaded.
-    config.num_hidden_layers = 0
+    config = find_config(where, name, from_pretrained)
+    prefix = dht_prefix or default_prefix(name, where, config)
+    if re.search(r"[.\s]", prefix) or not prefix:
+        raise InputError(f"dht_prefix={prefix!r}: names in a swarm have no dots and no spaces.")
+    if tokenizer is None or isinstance(tokenizer, str | Path):
+        tokenizer = find_tokenizer(str(tokenizer or where), from_pretrained, required=tokenizer is not None)
+    skeleton = _skeleton(name, config, from_pretrained)
+    whole = architecture(skeleton, family=family)
+    if whole.encoder_decoder:
+        raise UnsupportedError(f"{name}: a Petals swarm runs decoder-only models, and this one has an encoder.")
+    blocks, count = whole.paths["blocks"]["decoder"], whole.n_layers["decoder"]
+    swarm = Swarm(peers, prefix, count, timeout=timeout)
     try:
-        hf: Any = AutoModelForCausalLM.from_pretrained(where, config=config, dtype=dtype or torch.float32, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise unloadable(name, error) from error
-    config.num_hidden_layers = hf.config.num_hidden_layers = depth
-
-    from whence.models.petals.blocks import Padding, RemoteBlock
-    from whence.models.petals.swarm import DEFAULT_TIMEOUT, Swarm
-
-    swarm = Swarm(peers, dht_prefix, depth, DEFAULT_TIMEOUT if timeout is None else timeout)
-    try:
-        there = _served(swarm, depth, hf.dtype)
+        holders = swarm.holders()
+        computes = sorted({one.dtype for block in holders.values() for one in block if one.dtype})
+        here = dtype or _FLOATS.get(computes[0] if len(computes) == 1 else "", torch.float32)
+        hf = outer_model(skeleton, blocks, where, name, here, from_pretrained)
+        _hang_in(hf, swarm, blocks)
     except BaseException:
         swarm.close()
         raise
-    padding = Padding()
-    hf.base_model.register_forward_pre_hook(padding.look, with_kwargs=True)
-    as_tuple = config.model_type in _TUPLES
-    blocks = [RemoteBlock(swarm, number, padding, as_tuple) for number in range(depth)]
-    host, _, last = arch.paths["blocks"]["decoder"].rpartition(".")
-    setattr(hf.get_submodule(host), last, torch.nn.ModuleList(blocks))
-    hf.swarm = swarm
-    hf.config.use_cache = hf.generation_config.use_cache = False
-    hf.requires_grad_(False).eval()
-    if tokenizer is None or isinstance(tokenizer, str | Path):
-        tokenizer = find_tokenizer(str(tokenizer or where), options, required=tokenizer is not None)
-    rename, envoys = nnsight_names(arch)
+    _compare_dtypes(computes, hf.dtype)
+    found = boundaries(whole)
+    rename, envoys = nnsight_names(found)
     names: dict[Any, Any] = dict(rename)
     info = {
-        "revision": getattr(hf.config, "_commit_hash", None),
+        "revision": from_pretrained.get("revision") or getattr(config, "_commit_hash", None),
         "class": type(hf).__name__,
-        "attention": "eager",
-        "dtype": str(hf.dtype).removeprefix("torch."),
-        **there,
-        "dht_prefix": dht_prefix,
+        "dtype": _joined(computes, "unknown"),
+        "quantisation": _joined(sorted({one.quantisation for one in _all(holders) if one.quantisation}), None),
+        "dht_prefix": prefix,
     }
+    import nnsight
+
     return Model(
         nnsight.NNsight(hf, rename=names, envoys=envoys),
         tokenizer,
-        arch,
+        found,
         name,
         place=PETALS,
-        provides=frozenset({Need.LOGITS, Need.EMBEDDINGS, Need.GRADIENTS}),
-        lacks={Need.INTERNALS: _INSIDE, Need.ATTENTION: _INSIDE},
+        provides=_PROVIDES,
+        lacks={need: _INSIDE for need in Need if need not in _PROVIDES},
         info=info,
     )
 
 
-def _boundaries(found: Architecture) -> Architecture:
-    """The sites outside of blocks, and at their boundaries."""
+def default_prefix(name: str, where: str, config: Any) -> str:
+    """What Petals' servers call the blocks of a model on the hub, when nobody says otherwise.
+
+    Args:
+        name: What the user called the model.
+        where: Where its checkpoint is.
+        config: Its configuration.
+
+    Returns:
+        The prefix.
+
+    Raises:
+        InputError: It is a folder, or Petals has no rule for its kind.
+    """
+    if Path(where).is_dir():
+        raise InputError(
+            f"{name} is a folder, whose name tells nothing to a swarm; give dht_prefix= as its servers do."
+        )
+    whole, short = name.replace(".", "-"), name.rpartition("/")[2].replace(".", "-")
+    rules = {
+        "bloom": f"{whole}-petals",
+        "falcon": short,
+        "llama": short if short.endswith("-hf") else f"{short}-hf",
+        "mixtral": whole,
+    }
+    if config.model_type not in rules:
+        raise InputError(
+            f"{name}: Petals has no name of its own for models of type {config.model_type!r}; give dht_prefix= as "
+            "the servers do."
+        )
+    return rules[config.model_type]
+
+
+def boundaries(whole: Architecture) -> Architecture:
+    """The architecture without what is inside of the blocks.
+
+    Args:
+        whole: The architecture of the same model, loaded in one piece.
+
+    Returns:
+        The architecture.
+    """
 
     def given(site: Site) -> bool:
         return site.layer is None or site.name.endswith((".resid_pre", ".resid_post"))
 
-    arch = restricted(found, given, _INSIDE)
-    # Other sites have a block's source prepared by nnsight; a remote block has none.
+    found = restricted(whole, given, _INSIDE)
+    # Other sites have a block's source prepared before it runs; here there is none.
     sites = {
         name: replace(site, spec={key: value for key, value in site.spec.items() if key != "instrument"})
-        for name, site in arch.sites.items()
+        for name, site in found.sites.items()
     }
-    return replace(arch, sites=sites)
+    return replace(found, sites=sites)
 
 
-def _served(swarm: Any, depth: int, dtype: Any) -> dict[str, Any]:
-    """How the swarm holds the blocks; a warning where that is not how the ends are."""
-    holders = swarm.holders()
-    for block in range(depth):
-        if block not in holders:
-            swarm.table.choose(block)
-    kinds = {str(one.info.get("torch_dtype", "")).removeprefix("torch.") for many in holders.values() for one in many}
-    quantised = {str(one.info.get("quant_type") or "none").lower() for many in holders.values() for one in many}
-    here = str(dtype).removeprefix("torch.")
-    other = sorted(kinds - {"", "auto", here}) + sorted(quantised - {"none"})
-    if other:
+def _skeleton(name: str, config: Any, options: Mapping[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    chosen = {key: options[key] for key in ("attn_implementation", "trust_remote_code") if key in options}
+    if config.is_encoder_decoder:
+        raise UnsupportedError(f"{name}: a Petals swarm runs decoder-only models, and this one has an encoder.")
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, **chosen).eval()
+    except (ValueError, ImportError, TypeError) as error:
+        raise ModelError(f"{name}: its skeleton could not be built: {error}") from error
+
+
+def _hang_in(hf: Any, swarm: Swarm, blocks: str) -> None:
+    """Put blocks of the swarm where the model's own would be."""
+    padding = Padding()
+    as_tuple = returns_tuple(hf, blocks)
+    made = [RemoteBlock(swarm, block, padding, as_tuple=as_tuple) for block in range(swarm.blocks)]
+    hf.set_submodule(blocks, nn.ModuleList(made))
+    padding.attach(hf.base_model)
+    hf.config.use_cache = hf.generation_config.use_cache = False
+    hf.swarm = swarm
+
+
+class _Through(nn.Module):
+    """A block that does nothing."""
+
+    def __init__(self, as_tuple: bool) -> None:
+        super().__init__()
+        self.as_tuple = as_tuple
+
+    def forward(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        return (hidden_states, None) if self.as_tuple else hidden_states
+
+
+def returns_tuple(hf: Any, blocks: str) -> bool:
+    """Whether the blocks of an architecture return a tuple, found by trying what its model takes.
+
+    Args:
+        hf: The model, without blocks.
+        blocks: Path of the list of its blocks.
+
+    Returns:
+        True for a tuple, False for the tensor itself.
+
+    Raises:
+        ModelError: It takes neither.
+    """
+    ids = torch.zeros(2, 1, dtype=torch.long)
+    for as_tuple in (False, True):
+        hf.set_submodule(blocks, nn.ModuleList([_Through(as_tuple)]))
+        try:
+            with torch.no_grad():
+                logits = hf(input_ids=ids, use_cache=False).logits
+        except (AttributeError, TypeError, IndexError, ValueError, RuntimeError):
+            continue
+        # The first element of a tensor is its first row, which a model that wants a tuple goes on with.
+        if logits.shape[:2] == ids.shape:
+            return as_tuple
+    raise ModelError(
+        f"{type(hf).__name__} does not run with blocks that give a tensor, nor with ones that give a tuple."
+    )
+
+
+def _compare_dtypes(computes: Sequence[str], here: torch.dtype) -> None:
+    own = str(here).removeprefix("torch.")
+    if computes and list(computes) != [own]:
         warnings.warn(
-            f"the swarm holds its blocks in {', '.join(other)}, and the ends of the model here are in {here}: scores "
-            "are those of the swarm's weights.",
+            f"the swarm computes blocks in {' and '.join(computes)}, and this process the rest in {own}: results have "
+            f"the precision of the coarsest, and servers with different ones differ from each other.",
             UserWarning,
-            stacklevel=4,
+            # The line that calls whence.load.
+            stacklevel=5,
         )
-    if not holders:
-        raise ModelError(f"the swarm knows no model {swarm.table.prefix!r}.")
-    return {"blocks_dtype": sorted(kinds - {""}), "quantisation": ", ".join(sorted(quantised - {"none"})) or None}
+
+
+def _all(holders: Mapping[int, Iterable[Holder]]) -> list[Holder]:
+    return [one for block in holders.values() for one in block]
+
+
+def _joined(found: Sequence[str], none: str | None) -> str | None:
+    return "+".join(found) if found else none

@@ -12,17 +12,17 @@ import torch
 
 from whence.core.errors import SwarmError
 from whence.models.petals.helper import Helper
-from whence.models.petals.hive import hivemind
 from whence.models.petals.routing import Holder, Routes, describe, read_holders
-from whence.models.petals.wire import Kind, Traffic, call
+from whence.models.petals.wire import Kind, call
+from whence.models.traffic import Traffic
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
 DEFAULT_TIMEOUT = 180.0
-# Seconds between attempts: a server that is started again needs a few.
-_PAUSES = (0.0, 1.0, 2.0, 4.0)
+# Seconds between attempts. The daemon dials a peer that did not answer again after 5, then 6, then 9 seconds.
+_PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
 _TABLE_SECONDS = 60.0
 _LOOKUP_SECONDS = 20.0
 # As in Petals' own client; servers take 2048 tokens or more, unless they are told otherwise.
@@ -31,7 +31,7 @@ _TOKENS_PER_REQUEST = 1024
 _PARALLEL = 4
 
 
-class _TooLarge(Exception):
+class _TooLargeError(Exception):
     """A server takes fewer tokens in one request."""
 
 
@@ -65,7 +65,7 @@ class Swarm:
         self._routes = Routes(secrets.token_hex(8))
         self._looking = asyncio.Lock()
         self._turns = asyncio.Semaphore(_PARALLEL)
-        self._helper = Helper(peers, timeout)
+        self._helper = Helper(peers)
 
     def __repr__(self) -> str:
         return f"Swarm({self.prefix!r}, blocks={self.blocks})"
@@ -86,9 +86,7 @@ class Swarm:
         """
         return self._helper.run(self._all_held())
 
-    def forward(
-        self, hidden: Float[Tensor, "row position unit"], block: int
-    ) -> Float[Tensor, "row position unit"]:
+    def forward(self, hidden: Float[Tensor, "row position unit"], block: int) -> Float[Tensor, "row position unit"]:
         """Run a block.
 
         Args:
@@ -148,7 +146,7 @@ class Swarm:
 
         try:
             return await self._attempts(kind, block, ask)
-        except _TooLarge as error:
+        except _TooLargeError as error:
             count, length = tensors[0].shape[:2]
             if count == 1:
                 raise SwarmError(
@@ -160,71 +158,64 @@ class Swarm:
             halves = zip(*(one.tensor_split(2) for one in tensors), strict=True)
             return torch.cat([await self._part(kind, block, half) for half in halves])
 
-    async def _attempts(
-        self, kind: Kind, block: int, ask: Callable[[Holder], Coroutine[Any, Any, Tensor]]
-    ) -> Tensor:
+    async def _attempts(self, kind: Kind, block: int, ask: Callable[[Holder], Coroutine[Any, Any, Tensor]]) -> Tensor:
         """One answer, from whichever server gives it."""
         tried: list[str] = []
         error: Exception | None = None
-        for pause in (*_PAUSES, None):
+        for pause in (0.0, *_PAUSES):
+            if error is not None and not self._routes.has_fresh(block):
+                await asyncio.sleep(pause)
             if error is not None or self._routes.age > _TABLE_SECONDS:
                 await self._look_up()
-            holder = self._routes.choose(block)
-            late = isinstance(error, TimeoutError) and not self._routes.has_fresh(block)
-            if late:
+            if isinstance(error, TimeoutError) and not self._routes.has_fresh(block):
                 # Whoever let all the time pass once would most likely do so again.
                 break
-            if holder is not None:
-                tried.append(f"...{holder.peer[-6:]}")
-                try:
-                    answer = await ask(holder)
-                except SwarmError:
-                    raise
-                except Exception as caught:
-                    if "max_batch_size" in str(caught):
-                        raise _TooLarge(str(caught)) from caught
-                    error = caught
-                    slow = isinstance(caught, TimeoutError)
-                    self._routes.failed(holder.peer, self.timeout if slow else 0.0)
-                else:
-                    self._routes.worked(holder.peer)
-                    return answer
-            elif error is None:
+            holder = self._routes.choose(block)
+            if holder is None:
                 error = LookupError("no server has it")
-            if pause is None:
-                break
-            if not self._routes.has_fresh(block):
-                await asyncio.sleep(pause)
-        raise self._failure(kind, block, tried, error)
-
-    def _failure(self, kind: Kind, block: int, tried: list[str], error: Exception | None) -> SwarmError:
+                continue
+            tried.append(f"...{holder.peer[-6:]}")
+            try:
+                answer = await ask(holder)
+            except SwarmError:
+                raise
+            except Exception as caught:
+                if "max_batch_size" in str(caught):
+                    raise _TooLargeError(str(caught)) from caught
+                error = caught
+                self._routes.failed(holder.peer, self.timeout if isinstance(caught, TimeoutError) else 0.0)
+            else:
+                self._routes.worked(holder.peer)
+                return answer
         if not tried:
-            return SwarmError(
-                f"no server of the swarm holds block {block} of {self.prefix!r} (with a server: blocks "
-                f"{describe(self._routes.holders)} of {self.blocks}). Check dht_prefix, and that servers for all "
-                "blocks are up."
-            )
+            raise self._nobody(block)
         if isinstance(error, TimeoutError):
             found = f"no answer within {self.timeout:g} seconds"
         else:
             found = f"{type(error).__name__}: {error}".rstrip(": ")
-        return SwarmError(
+        raise SwarmError(
             f"block {block} of {self.prefix!r}: its {kind} pass failed after {len(tried)} "
             f"{'attempt' if len(tried) == 1 else 'attempts'} (servers {', '.join(dict.fromkeys(tried))}); the last "
             f"one: {found}. See whether the block's servers are up and what their logs say, or raise timeout=.",
             details=repr(error),
+        ) from error
+
+    def _nobody(self, block: int) -> SwarmError:
+        return SwarmError(
+            f"no server of the swarm holds block {block} of {self.prefix!r} (with a server: blocks "
+            f"{describe(self._routes.holders)} of {self.blocks}). Check dht_prefix, and that servers for all blocks "
+            "are up."
         )
 
     async def _all_held(self) -> dict[int, tuple[Holder, ...]]:
-        for pause in (*_PAUSES, None):
+        missing: list[int] = []
+        for pause in (0.0, *_PAUSES):
+            await asyncio.sleep(pause)
             await self._look_up()
             missing = [block for block in range(self.blocks) if not self._routes.holders.get(block)]
             if not missing:
                 return self._routes.holders
-            if pause is None:
-                break
-            await asyncio.sleep(pause)
-        raise self._failure("forward", missing[0], [], None)
+        raise self._nobody(missing[0])
 
     async def _look_up(self) -> None:
         """Read the swarm's table, unless someone else just did."""
@@ -236,7 +227,7 @@ class Swarm:
             names = {f"{self.prefix}.{block}": block for block in range(self.blocks)}
             try:
                 async with asyncio.timeout(min(self.timeout, _LOOKUP_SECONDS)):
-                    found = await node.get_many(list(names), hivemind("utils").get_dht_time() + math.inf)
+                    found = await node.get_many(list(names), math.inf)
             except TimeoutError:
                 # What was known before is the best there is.
                 return

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,8 +78,7 @@ def outer_state(where: str, blocks: str, options: dict[str, Any]) -> dict[str, t
         if (path := _file(where, single, options)) is not None:
             return _outside(path, inside)
         if (path := _file(where, index, options)) is not None:
-            with open(path, encoding="utf-8") as lines:
-                places: dict[str, str] = json.load(lines)["weight_map"]
+            places: dict[str, str] = json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"]
             wanted = {file for key, file in places.items() if not key.startswith(inside)}
             state: dict[str, torch.Tensor] = {}
             for file in sorted(wanted):
@@ -88,7 +88,7 @@ def outer_state(where: str, blocks: str, options: dict[str, Any]) -> dict[str, t
 
 
 def _file(where: str, file: str, options: dict[str, Any], *, required: bool = False) -> Any:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = {key: value for key, value in hub_options(options).items() if key != "trust_remote_code"}
     return cached_file(where, file, _raise_exceptions_for_missing_entries=required, **found)
@@ -99,6 +99,6 @@ def _outside(path: str, inside: Sequence[str]) -> dict[str, torch.Tensor]:
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as tensors:
-            return {key: tensors.get_tensor(key) for key in tensors.keys() if not key.startswith(tuple(inside))}
+            return {key: tensors.get_tensor(key) for key in list(tensors.keys()) if not key.startswith(tuple(inside))}
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return {key: value for key, value in found.items() if not key.startswith(tuple(inside))}

@@ -6,12 +6,12 @@ Nothing here retries or waits for a bounded time; `whence.models.petals.swarm` d
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from whence.models.petals.hive import hivemind
+from whence.models.traffic import Traffic
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -23,15 +23,6 @@ _HANDLER = "TransformerConnectionHandler"
 # Petals' own client streams what is larger than this (half of hivemind's limit, which is half of a message).
 _UNARY_BYTES = 1 << 20
 _CHUNK_BYTES = 4 << 20
-
-
-@dataclass
-class Traffic:
-    """What went over the wire: requests, and the bytes of their messages and answers."""
-
-    requests: int = 0
-    sent: int = 0
-    received: int = 0
 
 
 async def call(
