@@ -39,10 +39,11 @@ test-ndif: $(VENV)/.dev ## run the tests of a real NDIF server; installing it ta
 
 test-petals: $(VENV)/.dev ## run the tests of a real Petals swarm; installing it takes minutes the first time
 	PYTHON=$(BIN)/python scripts/petals_swarm.sh install "$(PETALS)"
-	scripts/petals_swarm.sh run "$(PETALS)" -- sh -e -c '\
-		$(BIN)/python -m benchmarks.parity --places petals; \
+	$(BIN)/python -m benchmarks.parity --make-models "$(PETALS)/models"
+	scripts/petals_swarm.sh run --model "$(PETALS)/models/llama" "$(PETALS)" -- sh -e -c '\
+		$(BIN)/python -m benchmarks.parity --models "$(PETALS)/models" --places petals; \
 		$(BIN)/python tutorials/04_places.py >/dev/null; \
-		$(BIN)/python -m pytest tests/places/petals/test_real_swarm.py $(ARGS)'
+		$(BIN)/python -m pytest -p no:randomly tests/places/petals/test_real_swarm.py $(ARGS)'
 
 lint: $(VENV)/.dev ## check style, spelling and the project file
 	$(BIN)/ruff check .

@@ -96,11 +96,10 @@ def measure(name: str, folder: Path, place: str, methods: list[str]) -> list[Lin
         A line per method.
     """
     lines = []
-    if place == "petals":
-        # The swarm has a checkpoint of its own, which servers of 2023 can read.
-        folder = Path(os.environ["WHENCE_PETALS_MODEL"])
     with opened(folder, place) as model:
-        here = whence.load(folder, device="cpu")
+        # Servers of Petals have no fused attention, so the comparison has none either.
+        attention = {"attn_implementation": "eager"} if place == "petals" else {}
+        here = whence.load(folder, device="cpu", **attention)
         transport = getattr(model.remote, "transport", None) or getattr(model.nn._module, "swarm", None)
         traffic = getattr(transport, "traffic", None)
         for method in methods:

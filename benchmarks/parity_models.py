@@ -23,7 +23,7 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": 512,
         "tie_word_embeddings": False,
     },
     "t5": {

@@ -2,13 +2,14 @@
 # Run a command next to a real Petals swarm: three servers of a tiny model, on the CPU and the loopback interface.
 #
 # Usage: scripts/petals_swarm.sh install DIR
-#        scripts/petals_swarm.sh run [--timeout N] DIR -- COMMAND [ARGUMENT...]
+#        scripts/petals_swarm.sh run [--timeout N] [--model PATH] DIR -- COMMAND [ARGUMENT...]
 #
 # install   make the servers' environment DIR/server and the checkpoint DIR/model (a random Llama of 4 blocks), if
 #           what is there is not up to date. PYTHON names the interpreter (default: python3.11; the servers' libraries
 #           have packages up to 3.12). It takes minutes, and needs a package registry and nothing else.
 # run       start the servers, run COMMAND next to them and stop them. Blocks 0 and 1 are on the first server, 2 and 3
-#           on the second and, as a spare, on the third. The servers have N seconds to start (default: 240).
+#           on the second and, as a spare, on the third. The servers have N seconds to start (default: 240). PATH is
+#           another checkpoint of 4 blocks, whose config.json says rope_theta and torch_dtype, as in 2023.
 #
 # COMMAND finds in its environment:
 #   WHENCE_PETALS_PEERS     the addresses of the servers, separated by blanks
@@ -90,6 +91,7 @@ pip_install() {
 
 run() {
     local timeout=240
+    model=""
     while [[ "${1:-}" == -* ]]; do
         case "$1" in
             --help | -h)
@@ -97,12 +99,14 @@ run() {
                 return
                 ;;
             --timeout) timeout="${2:?}" && shift 2 ;;
+            --model) model="$(cd "${2:?}" && pwd)" && shift 2 ;;
             *) misused "run has no option $1" ;;
         esac
     done
     [[ $# -ge 3 && "$2" == "--" ]] || misused "run takes a folder and, after --, a command"
     [[ -f "$1/.installed" ]] || refuse "$1 has no servers; try: scripts/petals_swarm.sh install $1"
     dir="$(cd "$1" && pwd)"
+    model="${model:-$dir/model}"
     shift 2
     logs="$dir/logs"
     rm -rf "$logs"
@@ -127,7 +131,7 @@ run() {
 
     local status=0
     # In the background, because a trap waits for what runs in the foreground.
-    env WHENCE_PETALS_PEERS="${addresses[*]}" WHENCE_PETALS_MODEL="$dir/model" WHENCE_PETALS_PREFIX="$PREFIX" \
+    env WHENCE_PETALS_PEERS="${addresses[*]}" WHENCE_PETALS_MODEL="$model" WHENCE_PETALS_PREFIX="$PREFIX" \
         WHENCE_PETALS_PIDS="${servers[*]}" "$@" <&0 &
     child=$!
     wait "$child" || status=$?
@@ -142,7 +146,7 @@ start_server() {
     set -m
     env --unset=PYTHONPATH HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HOME="$work/hf" TMPDIR="$work" OMP_NUM_THREADS=1 \
         TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore \
-        "$dir/server/bin/python" "$server_program" "$dir/model" --dht_prefix "$PREFIX" \
+        "$dir/server/bin/python" "$server_program" "$model" --dht_prefix "$PREFIX" \
         --host_maddrs /ip4/127.0.0.1/tcp/0 --block_indices "${BLOCKS[number - 1]}" --device cpu \
         --torch_dtype float32 --throughput 1.0 --num_handlers 2 --identity_path "$work/$number.id" \
         --cache_dir "$work/cache" --attn_cache_tokens 4096 --no_auto_relay "$@" \
@@ -162,7 +166,8 @@ wait_for() {
 }
 
 address() {
-    grep -o -m 1 '/ip4/127\.0\.0\.1/tcp/[0-9]*/p2p/[A-Za-z0-9]*' "$logs/$1.log"
+    # Other lines have the addresses of other servers.
+    sed -n 's|.*Running a server on.*\(/ip4/127\.0\.0\.1/tcp/[0-9]*/p2p/[A-Za-z0-9]*\).*|\1|p' "$logs/$1.log" | head -n 1
 }
 
 failed() {

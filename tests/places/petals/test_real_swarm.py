@@ -150,7 +150,7 @@ class TestFaults:
             except ProcessLookupError:
                 continue
         start = time.monotonic()
-        with pytest.raises(SwarmError, match=r"block 0 of .* failed after 6 attempts"):
+        with pytest.raises(SwarmError, match=r"block 0 of .* failed after \d attempts?"):
             model.attribute(TEXT, [5], method="saliency", progress=False)
         assert time.monotonic() - start < 60
         model.nn._module.swarm.close()
