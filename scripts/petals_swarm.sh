@@ -22,7 +22,7 @@
 # the last run only.
 #
 # Example: scripts/petals_swarm.sh install /tmp/petals
-#          scripts/petals_swarm.sh run /tmp/petals -- python -m pytest tests/places/test_petals_swarm.py
+#          scripts/petals_swarm.sh run /tmp/petals -- python -m pytest tests/places/petals/test_real_swarm.py
 
 set -euo pipefail
 
