@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 
@@ -50,9 +51,14 @@ class Pair:
         return self.there.nn._module.swarm.traffic
 
 
-@pytest.fixture(scope="module", params=["llama", "bloom"])
-def pair(request, lasting, checkpoint):
-    return Pair(lasting, checkpoint, request.param)
+@pytest.fixture(scope="module")
+def pairs(lasting, checkpoint):
+    return functools.cache(functools.partial(Pair, lasting, checkpoint))
+
+
+@pytest.fixture(params=["llama", "bloom"])
+def pair(request, pairs):
+    return pairs(request.param)
 
 
 @pytest.mark.parametrize(("pair", "method", "options"), CALLS, indirect=["pair"])
