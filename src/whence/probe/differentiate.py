@@ -201,5 +201,5 @@ def compare_modes(
     mixed = torch.einsum("c,ect->et", mixture.to(run["columns"]), run["columns"])[:, None]
     once = {**question, "mode": "reverse", "points": [question["points"][-1]], "weights": [1.0]}
     checked = reverse_products(model, {**run, "columns": mixed}, score, state, [group], once)[0]
-    gap = (checked["dots"][0] - result["dots"] @ mixture[:, None]).abs()
+    gap = (checked["dots"][0] - result["dots"][0] @ mixture[:, None]).abs()
     return gap.expand(-1, len(mixture)), checked["dots"][1].expand(-1, len(mixture))

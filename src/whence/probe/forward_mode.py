@@ -11,7 +11,8 @@ import torch
 import torch.nn.attention
 from torch.autograd import forward_ad
 
-from whence.probe.path import advance, at_point, span_ends
+from whence.probe.directions import directional_products
+from whence.probe.path import at_point, span_ends
 from whence.probe.rows import column_values, forward_rows, target_values
 
 if TYPE_CHECKING:
@@ -41,35 +42,21 @@ def forward_products(
         question: See `whence.probe.differentiate`.
 
     Returns:
-        One result, of the same form as reverse mode's; its ``dots`` are the sum over features at the last
-        point, and it can see no leak, since no feature's displacement reaches an earlier step.
+        One result (see `whence.probe.directions`), with ``at_clean`` where the point is the input.
     """
-    features = state["features"]
     count, columns = run["columns"].shape[:2]
-    pairs, points = features["rows"], torch.tensor(question["points"], dtype=torch.float64)
-    total = torch.zeros(count, columns, features["count"], dtype=torch.float64)
-    final = torch.zeros(count, columns, dtype=torch.float64)
-    at_clean = torch.zeros(count, columns, dtype=torch.float64) if 1.0 in question["points"] else None
-    number = torch.arange(len(points)).repeat_interleave(len(pairs))
-    pairs = pairs.repeat(len(points), 1)
-    weights = torch.tensor(question["weights"], dtype=torch.float64)
-    for part in torch.arange(len(pairs)).split(question["rows"]):
-        who, feature = pairs[part].unbind(1)
-        chosen = features["of"][who] == feature[:, None]
-        value, tangent = tangents(model, run, score, state, group, who, points[number[part]], chosen)
-        state["counts"]["rows"] += len(part)
-        state["counts"]["jvps"] += len(part)
-        advance(question, 2 * len(part))
-        tangent = tangent.double().cpu()
-        total.transpose(1, 2).index_put_((who, feature), tangent * weights[number[part]][:, None], accumulate=True)
-        last = number[part] == len(points) - 1
-        final.index_add_(0, who[last], tangent[last])
-        if at_clean is not None:
-            at_one = (points[number[part]] == 1).nonzero()[:, 0]
-            at_clean.index_copy_(0, who[at_one], value.double().cpu()[at_one])
-    leak = torch.zeros(count, columns)
-    wide = torch.promote_types(torch.get_default_dtype(), run["columns"].dtype)
-    return [{"values": total.to(wide), "leak": leak, "dots": final, "at_clean": at_clean}]
+    at_clean = torch.zeros(count, columns, dtype=torch.float64)
+
+    def slope(who: Tensor, alphas: Tensor, chosen: Tensor) -> Tensor:
+        value, tangent = tangents(model, run, score, state, group, who, alphas, chosen)
+        state["counts"]["rows"] += len(who)
+        state["counts"]["jvps"] += len(who)
+        at_one = (alphas == 1).nonzero()[:, 0]
+        at_clean.index_copy_(0, who[at_one], value.double().cpu()[at_one])
+        return tangent.double().cpu()
+
+    result = directional_products(run, state, question, slope)
+    return [{**result, "at_clean": at_clean if 1.0 in question["points"] else None}]
 
 
 def tangents(

@@ -146,7 +146,7 @@ class ModelProbe:
             )
         otherwise = None
         if plan.mode == "forward" and self.mode == "auto":
-            second, _ = self.plan(reduce=reduce, points=points, reference=reference, mode="reverse")
+            second = self._sized("reverse", points, len(pairs))
             otherwise = {"mode": "reverse", "rows": second.rows, "products": second.products}
         columns = self.batch.columns.shape[1]
         adjoint = self.thorough or plan.mode == "forward" or columns >= _ADJOINT_COLUMNS
@@ -205,16 +205,13 @@ class ModelProbe:
         """Features of the sequence that has most."""
         return max(len(groups) for groups in self.groups)
 
-    def plan(
-        self, *, reduce: Reduction, points: int, reference: bool, mode: str | None = None
-    ) -> tuple[Plan, Int[Tensor, "row two"]]:
+    def plan(self, *, reduce: Reduction, points: int, reference: bool) -> tuple[Plan, Int[Tensor, "row two"]]:
         """Chunk sizes of a question, and the rows that forward mode would run.
 
         Args:
             reduce: As in `differentiate`.
             points: Number of points.
             reference: Whether there is a reference.
-            mode: Overrides the probe's mode.
 
         Returns:
             The plan, and pairs of example and feature that can have a displacement.
@@ -229,9 +226,12 @@ class ModelProbe:
             moved = [k for k, members in enumerate(groups) if any(able[token] for token in members)]
             pairs += [(row, k) for k in moved]
             most = max(most, len(moved))
-        model = self.model
         columns = self.batch.columns.shape[1]
-        chosen = choose_mode(mode or self.mode, features=most, columns=columns, contracts=reduce == "dot")
+        chosen = choose_mode(self.mode, features=most, columns=columns, contracts=reduce == "dot")
+        return self._sized(chosen, points, len(pairs)), torch.tensor(pairs, dtype=torch.long).view(-1, 2)
+
+    def _sized(self, mode: str, points: int, features: int) -> Plan:
+        model = self.model
         shape = shape_of(
             model.config,
             sum(model.architecture.n_layers.values()),
@@ -239,18 +239,17 @@ class ModelProbe:
             self.batch.keep(),
             model.dtype.itemsize,
         )
-        plan = make_plan(
+        return make_plan(
             shape,
-            mode=chosen,
+            mode=mode,
             examples=len(self.groups),
             points=points,
-            features=len(pairs),
-            columns=columns,
+            features=features,
+            columns=self.batch.columns.shape[1],
             free=model.free_bytes(),
             cpu=model.device.type == "cpu",
             most=1 if model.rows_interact else None,
         )
-        return plan, torch.tensor(pairs, dtype=torch.long).view(-1, 2)
 
     def _finite(self, values: Tensor, what: str) -> Tensor:
         return check_finite(self.model, self.batch, values, what, self.target)
