@@ -1,7 +1,8 @@
-"""Where a checkpoint is, and the parts of it that every place needs: configuration and tokenizer."""
+"""Where a checkpoint is, and what every place makes of it: configuration, skeleton and tokenizer."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,59 @@ def find_config(where: str, name: str, options: dict[str, Any]) -> Any:
         return AutoConfig.from_pretrained(where, **hub_options(options))
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise unloadable(name, error) from error
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that makes the model of a configuration."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def skeleton(config: Any, name: str, options: dict[str, Any]) -> Any:
+    """A model without weights, on torch's meta device.
+
+    Args:
+        config: Its configuration.
+        name: What the user called it.
+        options: Options of ``from_pretrained``; those that choose code are heeded.
+
+    Returns:
+        The transformers model.
+
+    Raises:
+        ModelError: It cannot be built.
+    """
+    from nnsight.modeling.mixins.meta import MetaDevice
+
+    chosen = {key: options[key] for key in ("attn_implementation", "trust_remote_code") if key in options}
+    try:
+        with MetaDevice():
+            return auto_class(config).from_config(config, **chosen).eval()
+    except (ValueError, ImportError, TypeError) as error:
+        raise ModelError(f"{name}: its skeleton could not be built: {error}") from error
+
+
+def adopt_generation_settings(hf: Any, where: str, options: dict[str, Any]) -> None:
+    """Give a model that was not loaded in one piece the checkpoint's settings of generation.
+
+    A checkpoint without settings of its own leaves those made from its configuration.
+    """
+    from transformers import GenerationConfig
+
+    with suppress(OSError):
+        hf.generation_config = GenerationConfig.from_pretrained(where, **hub_options(options))
+
+
+def chosen_tokenizer(tokenizer: Any, where: str, options: dict[str, Any]) -> Any:
+    """A tokenizer as the user gives it: the object, where to load it from, or None for the checkpoint's own.
+
+    Raises:
+        ModelError: It is to be loaded from somewhere, and cannot be.
+    """
+    if tokenizer is None or isinstance(tokenizer, str | Path):
+        return find_tokenizer(str(tokenizer or where), options, required=tokenizer is not None)
+    return tokenizer
 
 
 def find_tokenizer(where: str, options: dict[str, Any], *, required: bool) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whence.core.errors import InputError, RemoteError, unknown_name
-from whence.models.checkpoints import find_config, find_tokenizer, locate, unloadable
+from whence.models.checkpoints import auto_class, find_config, find_tokenizer, locate, unloadable
 from whence.models.model import Model
 from whence.models.quantised import (
     FORMATS,
@@ -166,7 +166,6 @@ def _elsewhere(name: Any, remote: str, place: dict[str, Any], options: dict[str,
 
 def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     where = locate(name)
     if device is None and device_map is None:
@@ -187,10 +186,9 @@ def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, option
         kwargs["device_map"] = device_map if device_map is not None else {"": device}
     elif device_map is not None:
         kwargs["device_map"] = device_map
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with _quiet(name.startswith("whence/")):
-            hf: Any = auto.from_pretrained(where, **kwargs)
+            hf: Any = auto_class(config).from_pretrained(where, **kwargs)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise unloadable(name, error) from error
     # Nobody asks for gradients of weights, and without them fused attention kernels and less memory will do.

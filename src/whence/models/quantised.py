@@ -44,9 +44,8 @@ def rows_interact(config: Any) -> bool:
     Returns:
         True for 8-bit weights with a threshold for outliers, which is the usual setting.
     """
-    found = getattr(config, "quantization_config", None)
-    told = found if isinstance(found, dict | None) else found.to_dict()
-    return bool(told and told.get("load_in_8bit") and told.get("llm_int8_threshold", 6.0) > 0)
+    told = _settings(config)
+    return bool(told.get("load_in_8bit") and told.get("llm_int8_threshold", 6.0) > 0)
 
 
 def quiet_casts() -> None:
@@ -70,15 +69,19 @@ def require_quantised() -> None:
 
 def quantisation(config: Any) -> str | None:
     """What a checkpoint's configuration says about how its weights are quantised: ``"nf4"``, ``"int8"``, ..."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
+    told = _settings(config)
+    if not told:
         return None
-    told = found if isinstance(found, dict) else found.to_dict()
     if told.get("load_in_8bit"):
         return "int8"
     if told.get("load_in_4bit"):
         return str(told.get("bnb_4bit_quant_type", "fp4"))
     return str(getattr(told.get("quant_method"), "value", told.get("quant_method") or "unknown"))
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    found = getattr(config, "quantization_config", None) or {}
+    return found if isinstance(found, dict) else found.to_dict()
 
 
 def compute_in(hf: Any, dtype: Any) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from whence.core.contract import Need
 from whence.core.errors import ModelError
-from whence.models.checkpoints import find_config, find_tokenizer, hub_options, locate
+from whence.models.checkpoints import adopt_generation_settings, chosen_tokenizer, find_config, locate, skeleton
 from whence.models.components import architecture, nnsight_names
 from whence.models.model import Model
 from whence.models.ndif.server import Server, Transport
@@ -60,9 +59,7 @@ def load_ndif(
 
     nnsight.register("whence")
     where = locate(name)
-    found = tokenizer if tokenizer is not None and not isinstance(tokenizer, str | Path) else None
-    if found is None:
-        found = find_tokenizer(str(tokenizer or where), options, required=tokenizer is not None)
+    found = chosen_tokenizer(tokenizer, where, options)
     hf = _skeleton(where, name, options)
     arch = architecture(hf, family=family)
     if transport is None:
@@ -96,21 +93,9 @@ def load_ndif(
 
 def _skeleton(where: str, name: str, options: dict[str, Any]) -> Any:
     """The model without weights, with the checkpoint's settings of generation."""
-    from nnsight.modeling.mixins.meta import MetaDevice
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
-
-    config = find_config(where, name, options)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    chosen = {key: options[key] for key in ("attn_implementation", "trust_remote_code") if key in options}
-    try:
-        with MetaDevice():
-            hf: Any = auto.from_config(config, **chosen)
-    except (ValueError, ImportError, TypeError) as error:
-        raise ModelError(f"{name}: its skeleton could not be built: {error}") from error
-    # A checkpoint without settings of its own keeps those made from its configuration.
-    with suppress(OSError):
-        hf.generation_config = GenerationConfig.from_pretrained(where, **hub_options(options))
-    return hf.eval()
+    hf = skeleton(find_config(where, name, options), name, options)
+    adopt_generation_settings(hf, where, options)
+    return hf
 
 
 def _wrapped(hf: Any, tokenizer: Any, **names: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 
 from whence.core.contract import Need
 from whence.core.errors import InputError, ModelError, UnsupportedError
-from whence.models.checkpoints import find_config, find_tokenizer, locate
+from whence.models.checkpoints import chosen_tokenizer, find_config, locate, skeleton
 from whence.models.components import Architecture, Site, architecture, nnsight_names, restricted
 from whence.models.model import Model
 from whence.models.petals.blocks import Padding, RemoteBlock
@@ -72,19 +72,18 @@ def load_petals(
     prefix = dht_prefix or default_prefix(name, where, config)
     if re.search(r"[.\s]", prefix) or not prefix:
         raise InputError(f"dht_prefix={prefix!r}: names in a swarm have no dots and no spaces.")
-    if tokenizer is None or isinstance(tokenizer, str | Path):
-        tokenizer = find_tokenizer(str(tokenizer or where), from_pretrained, required=tokenizer is not None)
-    skeleton = _skeleton(name, config, from_pretrained)
-    whole = architecture(skeleton, family=family)
-    if whole.encoder_decoder:
+    if config.is_encoder_decoder:
         raise UnsupportedError(f"{name}: a Petals swarm runs decoder-only models, and this one has an encoder.")
+    tokenizer = chosen_tokenizer(tokenizer, where, from_pretrained)
+    empty = skeleton(config, name, from_pretrained)
+    whole = architecture(empty, family=family)
     blocks, count = whole.paths["blocks"]["decoder"], whole.n_layers["decoder"]
     swarm = Swarm(peers, prefix, count, timeout=timeout)
     try:
         holders = swarm.holders()
         computes = sorted({one.dtype for block in holders.values() for one in block if one.dtype})
         here = dtype or _FLOATS.get(computes[0] if len(computes) == 1 else "", torch.float32)
-        hf = outer_model(skeleton, blocks, where, name, here, from_pretrained)
+        hf = outer_model(empty, blocks, where, name, here, from_pretrained)
         _hang_in(hf, swarm, blocks)
     except BaseException:
         swarm.close()
@@ -167,19 +166,6 @@ def boundaries(whole: Architecture) -> Architecture:
         for name, site in found.sites.items()
     }
     return replace(found, sites=sites)
-
-
-def _skeleton(name: str, config: Any, options: Mapping[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    chosen = {key: options[key] for key in ("attn_implementation", "trust_remote_code") if key in options}
-    if config.is_encoder_decoder:
-        raise UnsupportedError(f"{name}: a Petals swarm runs decoder-only models, and this one has an encoder.")
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, **chosen).eval()
-    except (ValueError, ImportError, TypeError) as error:
-        raise ModelError(f"{name}: its skeleton could not be built: {error}") from error
 
 
 def _hang_in(hf: Any, swarm: Swarm, blocks: str) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from whence.core.errors import ModelError
-from whence.models.checkpoints import hub_options, unloadable
+from whence.models.checkpoints import adopt_generation_settings, hub_options, unloadable
 
 
 def outer_model(skeleton: Any, blocks: str, where: str, name: str, dtype: Any, options: dict[str, Any]) -> Any:
@@ -32,8 +31,6 @@ def outer_model(skeleton: Any, blocks: str, where: str, name: str, dtype: Any, o
     Raises:
         ModelError: The checkpoint cannot be loaded, or lacks a weight.
     """
-    from transformers import GenerationConfig
-
     config = copy.deepcopy(skeleton.config)
     depth = config.num_hidden_layers
     config.num_hidden_layers = 0
@@ -48,9 +45,7 @@ def outer_model(skeleton: Any, blocks: str, where: str, name: str, dtype: Any, o
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{name}: the checkpoint has no weights for {', '.join(missing[:5])}.")
     hf.config.num_hidden_layers = depth
-    # A checkpoint without settings of its own keeps those made from its configuration.
-    with suppress(OSError):
-        hf.generation_config = GenerationConfig.from_pretrained(where, **hub_options(options))
+    adopt_generation_settings(hf, where, options)
     return hf.eval().requires_grad_(False)
 
 
