@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 
 import whence
 from benchmarks.parity_models import NAMES, make_models
+from whence.models.traffic import Traffic
 
 EPILOG = """examples:
   python -m benchmarks.parity
@@ -101,20 +102,21 @@ def measure(name: str, folder: Path, place: str, methods: list[str]) -> list[Lin
         attention = {"attn_implementation": "eager"} if place == "petals" else {}
         here = whence.load(folder, device="cpu", **attention)
         transport = getattr(model.remote, "transport", None) or getattr(model.nn._module, "swarm", None)
-        traffic = getattr(transport, "traffic", None)
+        traffic = getattr(transport, "traffic", Traffic())
         for method in methods:
             options = {"method": method, "target": "logprob", "progress": False, **CALLS[method]}
-            before = (0, 0, 0) if traffic is None else (traffic.requests, traffic.sent, traffic.received)
+            before = astuple(traffic)
             start = time.perf_counter()
             if place in ("here", *QUANTISED):
                 found = model.attribute(PROMPT, CONTINUATION, **options)
-                expected = untraced(model, method)
             else:
                 found = model.attribute(PROMPT, generate=GENERATE, **options)
-                expected = here.attribute(PROMPT, generate=GENERATE, **options).scores.values
             seconds = time.perf_counter() - start
-            after = (0, 0, 0) if traffic is None else (traffic.requests, traffic.sent, traffic.received)
-            costs = [b - a for a, b in zip(before, after, strict=True)]
+            costs = [b - a for a, b in zip(before, astuple(traffic), strict=True)]
+            if place in ("here", *QUANTISED):
+                expected = untraced(model, method)
+            else:
+                expected = here.attribute(PROMPT, generate=GENERATE, **options).scores.values
             difference = float(np.nanmax(np.abs(found.scores.values - expected)))
             size = float(np.nanmax(np.abs(expected)))
             lines.append(Line(name, method, place, difference, size, *costs, seconds))

@@ -77,14 +77,14 @@ def clean_embeddings(model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
 
 
 def gradients(
-    model: Any, inputs: dict[str, Tensor], points: list[Tensor], target: str, token: int
+    model: Any, inputs: dict[str, Tensor], points: list[Tensor], target: str, token: int, place: int = -1
 ) -> tuple[list[Tensor], float]:
-    """Gradient of one target at given embeddings, and the target's value."""
+    """Gradient of one target at given embeddings, and the target's value, from the logits of one place."""
     leaves = [point.clone().requires_grad_(True) for point in points]
     modules = embedding_modules(model)
     swaps = [(module, lambda value, leaf=leaf: leaf) for module, leaf in zip(modules, leaves, strict=True)]
     with torch.enable_grad(), outputs_replaced(swaps):
-        value = target_value(target, model(**inputs, use_cache=False).logits[0, -1], token)
+        value = target_value(target, model(**inputs, use_cache=False).logits[0, place], token)
         grads = torch.autograd.grad(value, leaves)
     return [g[0] for g in grads], float(value.detach())
 
@@ -178,17 +178,13 @@ def whole_text_attribution(
         assert baselines is not None
         low = [row.expand_as(value) for row, value in zip(baselines, clean, strict=True)]
         points, weights = gauss_legendre(n_steps)
-    modules = embedding_modules(model)
     total = torch.zeros(len(continuation), sum(value.shape[1] for value in clean))
     for point, weight in zip(points, weights, strict=True):
+        at = [b + point * (x - b) for x, b in zip(clean, low, strict=True)]
         for step, token in enumerate(continuation):
-            leaves = [(b + point * (x - b)).requires_grad_(True) for x, b in zip(clean, low, strict=True)]
-            swaps = [(module, lambda value, leaf=leaf: leaf) for module, leaf in zip(modules, leaves, strict=True)]
-            with torch.enable_grad(), outputs_replaced(swaps):
-                value = target_value(target, model(**ids, use_cache=False).logits[0, first + step], token)
-                grads = torch.autograd.grad(value, leaves)
+            grads, _ = gradients(model, ids, at, target, token, first + step)
             parts = [
-                grad[0].norm(dim=-1) if method == "saliency" else (grad * (x - b))[0].sum(-1)
+                grad.norm(dim=-1) if method == "saliency" else (grad * (x - b)[0]).sum(-1)
                 for grad, x, b in zip(grads, clean, low, strict=True)
             ]
             total[step] += weight * torch.cat(parts)
