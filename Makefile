@@ -40,7 +40,7 @@ test-ndif: $(VENV)/.dev ## run the tests of a real NDIF server; installing it ta
 test-petals: $(VENV)/.dev ## run the tests of a real Petals swarm; installing it takes minutes the first time
 	PYTHON=$(BIN)/python scripts/petals_swarm.sh install "$(PETALS)"
 	$(BIN)/python -m benchmarks.parity --make-models "$(PETALS)/models"
-	scripts/petals_swarm.sh run --model "$(PETALS)/models/llama" "$(PETALS)" -- sh -e -c '\
+	scripts/petals_swarm.sh run "$(PETALS)" "$(PETALS)/models/llama" -- sh -e -c '\
 		$(BIN)/python -m benchmarks.parity --models "$(PETALS)/models" --places petals; \
 		$(BIN)/python tutorials/04_places.py >/dev/null; \
 		$(BIN)/python -m pytest -p no:randomly tests/places/petals/test_real_swarm.py $(ARGS)'

@@ -57,19 +57,8 @@ main() {
     esac
 }
 
-usage() {
-    awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$script"
-}
-
-misused() {
-    echo "ndif_stack.sh: $1 (see --help)" >&2
-    exit 2
-}
-
-refuse() {
-    echo "ndif_stack.sh: $1" >&2
-    exit 1
-}
+# shellcheck source=scripts/server_environment.sh
+source "$(dirname "$script")/server_environment.sh"
 
 # --- install ---
 
@@ -86,18 +75,11 @@ install() {
     fi
     unset PYTHONPATH VIRTUAL_ENV
     echo "Making the environment of the NDIF server in $dir/server; this takes a few minutes."
-    mkdir -p "$dir"
-    "${PYTHON:-python3}" -m venv --clear "$dir/server"
-    pip_install "$dir" --upgrade pip
-    pip_install "$dir" --requirement "$support/requirements.txt"
+    new_environment "$dir" "${PYTHON:-python3}" "$support/requirements.txt"
     # Its dependencies are in the requirements already; with them, the flag would hold for those as well.
     pip_install "$dir" --no-deps --ignore-requires-python "$NDIF"
     install_redis "$dir"
     echo "$wanted" >"$dir/server/.installed"
-}
-
-pip_install() {
-    "$1/server/bin/python" -m pip install --quiet --quiet --disable-pip-version-check "${@:2}"
 }
 
 install_redis() {

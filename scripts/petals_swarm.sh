@@ -2,14 +2,15 @@
 # Run a command next to a real Petals swarm: three servers of a tiny model, on the CPU and the loopback interface.
 #
 # Usage: scripts/petals_swarm.sh install DIR
-#        scripts/petals_swarm.sh run [--timeout N] [--model PATH] DIR -- COMMAND [ARGUMENT...]
+#        scripts/petals_swarm.sh run [--timeout N] DIR MODEL -- COMMAND [ARGUMENT...]
 #
-# install   make the servers' environment DIR/server and the checkpoint DIR/model (a random Llama of 4 blocks), if
-#           what is there is not up to date. PYTHON names the interpreter (default: python3.11; the servers' libraries
-#           have packages up to 3.12). It takes minutes, and needs a package registry and nothing else.
+# install   make the servers' environment DIR/server, if what is there is not up to date. PYTHON names the interpreter
+#           (default: python3.11; the servers' libraries have packages up to 3.12). It takes minutes, and needs a
+#           package registry and nothing else.
 # run       start the servers, run COMMAND next to them and stop them. Blocks 0 and 1 are on the first server, 2 and 3
-#           on the second and, as a spare, on the third. The servers have N seconds to start (default: 240). PATH is
-#           another checkpoint of 4 blocks, whose config.json says rope_theta and torch_dtype, as in 2023.
+#           on the second and, as a spare, on the third. The servers have N seconds to start (default: 240). MODEL is
+#           a folder with a Llama of 4 blocks whose config.json says rope_theta and torch_dtype, as in 2023;
+#           'python -m benchmarks.parity --make-models DIR' makes one.
 #
 # COMMAND finds in its environment:
 #   WHENCE_PETALS_PEERS     the addresses of the servers, separated by blanks
@@ -22,7 +23,7 @@
 # the last run only.
 #
 # Example: scripts/petals_swarm.sh install /tmp/petals
-#          scripts/petals_swarm.sh run /tmp/petals -- python -m pytest tests/places/petals/test_real_swarm.py
+#          scripts/petals_swarm.sh run /tmp/petals path/to/llama -- python -m pytest tests/places/petals/test_real_swarm.py
 
 set -euo pipefail
 
@@ -43,19 +44,8 @@ main() {
     esac
 }
 
-usage() {
-    awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$script"
-}
-
-misused() {
-    echo "petals_swarm.sh: $1 (see --help)" >&2
-    exit 2
-}
-
-refuse() {
-    echo "petals_swarm.sh: $1" >&2
-    exit 1
-}
+# shellcheck source=scripts/server_environment.sh
+source "$(dirname "$script")/server_environment.sh"
 
 # --- install ---
 
@@ -66,32 +56,22 @@ install() {
     fi
     [[ $# -eq 1 ]] || misused "install takes one folder"
     local dir="$1" wanted
-    wanted="$(cat "$support/requirements.txt" "$support/checkpoint.py" - <<<"$PETALS" | cksum)"
-    if [[ -f "$dir/.installed" && "$(<"$dir/.installed")" == "$wanted" ]]; then
+    wanted="$(cat "$support/requirements.txt" - <<<"$PETALS" | cksum)"
+    if [[ -f "$dir/server/.installed" && "$(<"$dir/server/.installed")" == "$wanted" ]]; then
         return
     fi
     unset PYTHONPATH VIRTUAL_ENV
     echo "Making the environment of the Petals servers in $dir/server; this takes a few minutes."
-    mkdir -p "$dir"
-    "${PYTHON:-python3.11}" -m venv --clear "$dir/server"
-    pip_install "$dir" --upgrade pip
-    pip_install "$dir" --requirement "$support/requirements.txt"
+    new_environment "$dir" "${PYTHON:-python3.11}" "$support/requirements.txt"
     # What it asks for itself is of 2023, and conflicts with packages that exist for today's Python.
     pip_install "$dir" --no-deps "$PETALS"
-    rm -rf "$dir/model"
-    "$dir/server/bin/python" "$support/checkpoint.py" "$dir/model"
-    echo "$wanted" >"$dir/.installed"
-}
-
-pip_install() {
-    "$1/server/bin/python" -m pip install --quiet --quiet --disable-pip-version-check "${@:2}"
+    echo "$wanted" >"$dir/server/.installed"
 }
 
 # --- run ---
 
 run() {
     local timeout=240
-    model=""
     while [[ "${1:-}" == -* ]]; do
         case "$1" in
             --help | -h)
@@ -99,15 +79,15 @@ run() {
                 return
                 ;;
             --timeout) timeout="${2:?}" && shift 2 ;;
-            --model) model="$(cd "${2:?}" && pwd)" && shift 2 ;;
             *) misused "run has no option $1" ;;
         esac
     done
-    [[ $# -ge 3 && "$2" == "--" ]] || misused "run takes a folder and, after --, a command"
-    [[ -f "$1/.installed" ]] || refuse "$1 has no servers; try: scripts/petals_swarm.sh install $1"
+    [[ $# -ge 4 && "$3" == "--" ]] || misused "run takes a folder, a model and, after --, a command"
+    [[ -f "$2/config.json" ]] || refuse "$2 holds no checkpoint"
+    [[ -f "$1/server/.installed" ]] || refuse "$1 has no servers; try: scripts/petals_swarm.sh install $1"
     dir="$(cd "$1" && pwd)"
-    model="${model:-$dir/model}"
-    shift 2
+    model="$(cd "$2" && pwd)"
+    shift 3
     logs="$dir/logs"
     rm -rf "$logs"
     mkdir -p "$logs"

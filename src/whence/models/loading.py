@@ -57,7 +57,8 @@ def load(
             and of a Petals model only embeddings and head.
         api_key: Key for NDIF; by default the environment variable ``NDIF_API_KEY``.
         peers: Addresses of a Petals swarm: ``"/ip4/.../p2p/..."``.
-        timeout: Seconds that a request to another place may take; by default 600, for Petals 180.
+        timeout: Seconds that a request to another place may take; by default 600. For Petals, that one server
+            may take for one request; by default 180.
         family: A `whence.models.families.Family`, or a mapping with its fields, for an architecture that
             whence does not know.
         **from_pretrained: Further options of transformers' ``from_pretrained``, such as ``revision``; for
