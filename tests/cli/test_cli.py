@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import whence
@@ -166,7 +168,11 @@ def test_a_model_elsewhere_by_the_command_line(tmp_path, monkeypatch):
 
     monkeypatch.delenv("NDIF_API_KEY", raising=False)
     command = [sys.executable, "-m", "whence", "serve-model", "whence/stories", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+    # As many threads as here: sums in another order round otherwise.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **threads}
+    ) as server:
         try:
             address = None
             while address is None:

@@ -22,9 +22,7 @@ def directional_products(
     run: dict[str, Any],
     state: dict[str, Any],
     question: dict[str, Any],
-    slope: Callable[
-        [Int[Tensor, " row"], Float[Tensor, " row"], Bool[Tensor, "row token"]], Float[Tensor, "row column"]
-    ],
+    slope: Callable[[Tensor, Tensor, Tensor], Float[Tensor, "row column"]],
 ) -> dict[str, Any]:
     """One row per feature and point, moved along that feature's displacement.
 
