@@ -30,6 +30,7 @@ class ProductNorm(AbstractMethod):
     cost: ClassVar[str] = "2F + T VJPs"
     additive: ClassVar[bool] = False
     signed: ClassVar[bool] = False
+    layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.order > 0:

@@ -14,14 +14,17 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf"]
+Removal = Literal["replace", "delete", "knockout"]
 # Points on the line from reference (0) to clean value (1), and the weight of each in the sum.
 Path = tuple[Sequence[float], Sequence[float]]
 # From shares [..., token], f(clean) and f(reference) to whether a path was fine enough.
 Accept = Callable[["Tensor", "Tensor", "Tensor"], bool]
+# Called with the nnsight model, a state, a stage and its values; see `whence.probe.observe.fold_stages`.
+Fold = Callable[[Any, dict[str, Any], dict[str, Any], dict[str, "Tensor"]], None]
 AT_INPUT: tuple[Path, ...] = (((1.0,), (1.0,)),)
 
 
@@ -56,6 +59,69 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Sites that are read together in a forward pass, such as those of one block.
+
+    Attributes:
+        name: What the stage is called; a fold's results may be keyed by it.
+        sites: Short name -> name of the site, in any order.
+        facts: Plain data for the fold about this stage, such as the number of the layer.
+    """
+
+    name: str
+    sites: Mapping[str, str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a method may know of the model: its stacks, and the names of its sites.
+
+    Attributes:
+        layers: Number of blocks of each stack, ``"encoder"`` before ``"decoder"``.
+        heads: Number of query heads of each stack.
+        sites: The names of all sites.
+        absent: Names that other architectures have, and why this one does not.
+    """
+
+    layers: Mapping[str, int]
+    heads: Mapping[str, int]
+    sites: frozenset[str]
+    absent: Mapping[str, str]
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether the source has a stack of its own."""
+        return len(self.layers) > 1
+
+    def site(self, stack: str, name: str, layer: int | None = None) -> str:
+        """The full name of a site of a stack, such as ``decoder.blocks.3.attn.pattern``."""
+        start = f"{stack}." if self.encoder_decoder else ""
+        return f"{start}{name}" if layer is None else f"{start}blocks.{layer}.{name}"
+
+    def has(self, stack: str, name: str, layer: int | None = None) -> bool:
+        """Whether there is a site of that name."""
+        return self.site(stack, name, layer) in self.sites
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Scores between other pairs than step and token, such as attention inside an encoder.
+
+    Attributes:
+        values: One number per example, query token of a stream, key token of a stream, then the extra axes.
+        stream: The stream that both belong to, 0 for the encoder.
+        axes: Names of the extra axes, in the order layer, head, unit.
+        labels: Labels of the extra axes.
+    """
+
+    values: Float[Tensor, "batch query key ..."]
+    stream: int
+    axes: tuple[str, ...] = ()
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a method returns.
 
@@ -67,6 +133,10 @@ class Answer:
         labels: Labels of the extra axes.
         gaps: The method's identities.
         record: Plain data on how it was computed (derivative mode, passes, path).
+        defined: Where a score means something, as far as the method knows more than that a step sees only what
+            precedes it; False makes a cell NaN. None: everywhere.
+        error: Standard error of every score, where the method samples.
+        extras: Further scores by name.
     """
 
     scores: Float[Tensor, "batch column feature ..."]
@@ -76,6 +146,9 @@ class Answer:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gaps: tuple[Gap, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    defined: Bool[Tensor, "batch column feature"] | None = None
+    error: Float[Tensor, "batch column feature ..."] | None = None
+    extras: Mapping[str, Extra] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,8 +183,18 @@ class Probe(Protocol):
         ...
 
     @property
+    def seed(self) -> int:
+        """Seed of everything that samples (see `whence.core.random`)."""
+        ...
+
+    @property
     def here(self) -> Float[Tensor, "batch column"]:
         """The target on the clean input."""
+        ...
+
+    @property
+    def columns(self) -> Float[Tensor, "batch column step"]:
+        """Weight of every step in every column."""
         ...
 
     @property
@@ -119,12 +202,49 @@ class Probe(Protocol):
         """Features (tokens or segments) of the sequence that has most."""
         ...
 
+    @property
+    def defined(self) -> Bool[Tensor, "batch column feature"]:
+        """Which features each column can look at; False for features that a sequence does not have."""
+        ...
+
+    @property
+    def free(self) -> Bool[Tensor, "batch feature"]:
+        """Which features a perturbation can change: some token of theirs is asked for and not fixed."""
+        ...
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Padded length of every stream; the token axis is the streams one after another."""
+        ...
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The model's stacks and sites."""
+        ...
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run."""
         ...
 
-    def respond(self, examples: Tensor, masks: Tensor, rows: int = 16) -> Tensor:
-        """Target values with features replaced by the reference."""
+    def fold(self, stages: Sequence[Stage], step: Fold, data: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What a function makes of internal values, stage by stage, where the model is."""
+        ...
+
+    def respond(
+        self,
+        examples: Tensor,
+        masks: Tensor,
+        *,
+        removal: Removal = "replace",
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        rows: int | None = None,
+    ) -> Tensor:
+        """Target values with features removed, one row per variant."""
+        ...
+
+    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
+        """Target values with other tokens in the input, one row per variant."""
         ...
 
     def differentiate(
@@ -156,6 +276,12 @@ class AbstractMethod(ABC):
         signed: Whether scores carry a sign.
         auto_baseline: What ``baseline="auto"`` means for it: a rule, or ``"zero"``, or None if unused.
         view: How extra axes are reduced for display when the user does not say.
+        layer: Whether it can be asked at an intermediate site instead of the input (``layer=``).
+        encoder_decoder: Whether it works with models that read their source with an encoder.
+        targets: Step functions that it can explain; None is any. Empty: it explains no number of the output,
+            and a target is refused.
+        defaults: What ``target``, ``segments``, ``steps``, ``sides`` mean for it when the user does not say, where
+            that is not what it is for all others.
     """
 
     name: ClassVar[str]
@@ -167,6 +293,10 @@ class AbstractMethod(ABC):
     signed: ClassVar[bool]
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = None
     view: ClassVar[Mapping[str, str]] = {"layer": "mean", "head": "mean", "unit": "sum"}
+    layer: ClassVar[bool] = False
+    encoder_decoder: ClassVar[bool] = True
+    targets: ClassVar[frozenset[str] | None] = None
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def directional(self) -> bool:

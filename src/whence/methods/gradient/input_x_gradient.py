@@ -31,6 +31,7 @@ class InputXGradient(AbstractMethod):
     cost: ClassVar[str] = "2F + min(T VJPs, K JVPs)"
     additive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
+    layer: ClassVar[bool] = True
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = "zero"
 
     @property

@@ -48,6 +48,7 @@ class IntegratedGradients(AbstractMethod):
     cost: ClassVar[str] = "n (1F + min(T VJPs, K JVPs)) + 3F"
     additive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
+    layer: ClassVar[bool] = True
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = "dedicated"
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class Saliency(AbstractMethod):
     cost: ClassVar[str] = "2F + T VJPs"
     additive: ClassVar[bool] = False
     signed: ClassVar[bool] = False
+    layer: ClassVar[bool] = True
     view: ClassVar[dict[str, str]] = {"layer": "mean", "unit": "l2"}
 
     def __post_init__(self) -> None:
