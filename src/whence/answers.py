@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whence.core.contract import Answer, Gap
+from whence.core.contract import Answer, Extra, Gap
 from whence.core.errors import CheckFailed, NonFiniteScore
 from whence.core.tokens import Token
 from whence.probe.checks import EXACT
@@ -71,29 +71,26 @@ def _one(
     sequence = probe.batch.sequences[row]
     groups = probe.groups[row]
     columns = len(sequence.columns)
-    scores = answer.scores[row, :columns].double().cpu().numpy()
-    if answer.per == "feature":
-        scores = scores[:, : len(groups)]
-    else:
-        scores = scores[:, probe.batch.slots[row].numpy()]
-        merge = _MERGES[answer.merge]
-        scores = np.stack([merge(scores[:, group]) for group in groups], axis=1)
+    scores = _cut(probe, answer, row, answer.scores)
     entries = [_entry(sequence.tokens, group, probe.fixed[row]) for group in groups]
-    defined = _defined(question, probe, row)
+    known = probe.defined if answer.defined is None else probe.defined & answer.defined
+    defined = known[row, :columns, : len(groups)].numpy()
     if not np.isfinite(scores[defined]).all():
         raise NonFiniteScore(
             f"{question.method.name}: a score came out as NaN or infinite. Load the model in float32, or choose "
             "another target or baseline."
         )
-    scores = np.where(defined.reshape(*defined.shape, *(1,) * (scores.ndim - 2)), scores, np.nan)
+    where = defined.reshape(*defined.shape, *(1,) * (scores.ndim - 2))
+    scores = np.where(where, scores, np.nan)
     labels = {
         "step": tuple(token.text for token in sequence.labels),
         "token": tuple(token.text for token in entries),
     }
-    axes = []
-    for place, name in enumerate(("step", "token", *answer.axes)):
-        found = labels.get(name) or tuple(answer.labels.get(name, ())) or None
-        axes.append(Axis(name, found or tuple(str(k) for k in range(scores.shape[place]))))
+    axes = _axes(scores, answer.axes, {**labels, **answer.labels})
+    extras = {name: _extra(probe, extra, row) for name, extra in answer.extras.items()}
+    if answer.error is not None:
+        spread = np.where(where, _cut(probe, answer, row, answer.error), np.nan)
+        extras["standard_error"] = Scores(spread.astype(np.float32), axes)
     checks = _checks(question, answer.gaps, row, columns)
     failed = [check for check in checks if check.passed is False]
     if failed and question.strict:
@@ -105,7 +102,8 @@ def _one(
         )
     reported = _step_scores(question, probe, row, values)
     return Attribution(
-        scores=Scores(scores.astype(np.float32), tuple(axes)),
+        scores=Scores(scores.astype(np.float32), axes),
+        extras=extras,
         tokens=tuple(entries),
         steps=sequence.labels,
         step_scores=reported,
@@ -123,6 +121,37 @@ def _one(
     )
 
 
+def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndarray:
+    """The part of a padded answer that belongs to one sequence, with tokens joined into features."""
+    groups = probe.groups[row]
+    scores = padded[row, : len(probe.batch.sequences[row].columns)].double().cpu().numpy()
+    if answer.per == "feature":
+        return scores[:, : len(groups)]
+    scores = scores[:, probe.batch.slots[row].numpy()]
+    merge = _MERGES[answer.merge]
+    return np.stack([merge(scores[:, group]) for group in groups], axis=1)
+
+
+def _axes(values: np.ndarray, extra: Sequence[str], labels: Mapping[str, Sequence[str]]) -> tuple[Axis, ...]:
+    names = ("step", "token", *extra)
+    return tuple(
+        Axis(name, tuple(labels.get(name, ())) or tuple(str(k) for k in range(values.shape[place])))
+        for place, name in enumerate(names)
+    )
+
+
+def _extra(probe: ModelProbe, extra: Extra, row: int) -> Scores:
+    """Scores between the tokens of one stream."""
+    batch = probe.batch
+    first, last = batch.offsets[extra.stream], batch.offsets[extra.stream] + batch.widths[extra.stream]
+    inside = [(token, int(slot)) for token, slot in zip(batch.sequences[row].tokens, batch.slots[row], strict=True)]
+    inside = [(token, slot - first) for token, slot in inside if first <= slot < last]
+    places = [slot for _, slot in inside]
+    values = extra.values[row].double().cpu().numpy()[places][:, places]
+    texts = tuple(token.text for token, _ in inside)
+    return Scores(values.astype(np.float32), _axes(values, extra.axes, {"step": texts, "token": texts, **extra.labels}))
+
+
 def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool]) -> Token:
     members = [tokens[k] for k in group]
     kept = all(fixed[k] for k in group)
@@ -136,21 +165,6 @@ def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool])
         fixed=kept,
         ids=tuple(token.id for token in members),
     )
-
-
-def _defined(question: Question, probe: ModelProbe, row: int) -> np.ndarray:
-    """Which entries each column can look at: by causality, by the sides asked for, by the layer's stack."""
-    batch = probe.batch
-    sequence = batch.sequences[row]
-    slots = batch.slots[row].numpy()
-    last = batch.last_seen()[row, : len(sequence.columns)].numpy()
-    start = batch.offsets[-1]
-    first = np.array([slots[group[0]] for group in probe.groups[row]])
-    seen = (first < start)[None, :] | (first[None, :] <= last[:, None])
-    sides = [sequence.tokens[group[0]].side in question.sides for group in probe.groups[row]]
-    streams = np.searchsorted(np.array(batch.offsets), first, side="right") - 1
-    covered = np.isin(streams, list(probe.layers.streams))
-    return seen & np.array(sides)[None, :] & covered[None, :]
 
 
 def _checks(question: Question, gaps: Sequence[Gap], row: int, columns: int) -> list[Check]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import AT_INPUT, Accept, Derivatives, Path, Reduction
-from whence.probe.plan import Plan
+from whence.core.contract import (
+    AT_INPUT,
+    Accept,
+    Anatomy,
+    Derivatives,
+    Fold,
+    Path,
+    Reduction,
+    Removal,
+    Stage,
+)
+from whence.probe.plan import Plan, make_rows
 from whence.probe.probe import ModelProbe
 
 if TYPE_CHECKING:
@@ -62,18 +72,78 @@ class DryProbe:
         """Features of the sequence that has most."""
         return self.probe.feature_count
 
+    @property
+    def seed(self) -> int:
+        """The seed of the real probe."""
+        return self.probe.seed
+
+    @property
+    def columns(self) -> Tensor:
+        """Weight of every step in every column."""
+        return self.probe.columns
+
+    @property
+    def defined(self) -> Tensor:
+        """Which features each column can look at."""
+        return self.probe.defined
+
+    @property
+    def free(self) -> Tensor:
+        """Which features a perturbation can change."""
+        return self.probe.free
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Padded length of every stream."""
+        return self.probe.widths
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The model's stacks and sites."""
+        return self.probe.anatomy
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """The real values: what a method does next may depend on their shapes. One forward pass."""
-        count = len(self.probe.batch.sequences)
-        self.plans.append(Plan("", count, 0, count, 0, 0))
+        self._rows(len(self.probe.groups), len(self.probe.groups))
         return self.probe.observe(sites)
 
-    def respond(self, examples: Tensor, masks: Tensor, rows: int = 16) -> Tensor:
+    def fold(self, stages: Sequence[Stage], step: Fold, data: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The real values, as in `observe`."""
+        self._rows(len(self.probe.groups), len(self.probe.groups))
+        return self.probe.fold(stages, step, data)
+
+    def respond(
+        self,
+        examples: Tensor,
+        masks: Tensor,
+        *,
+        removal: Removal = "replace",
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        rows: int | None = None,
+    ) -> Tensor:
         """Zeros, and a note of the rows."""
         import torch
 
-        self.plans.append(Plan("", min(rows, len(examples)), 0, len(examples), 0, 0))
+        del masks, removal, layers, heads
+        wide = len(self.probe.layers.groups)
+        self._rows(len(examples) * wide, rows)
+        tail = (wide,) if self.probe.layers.labels else ()
+        return torch.zeros(len(examples), self.probe.batch.columns.shape[1], *tail)
+
+    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
+        """Zeros, and a note of the rows."""
+        import torch
+
+        del ids
+        self._rows(len(examples), rows)
         return torch.zeros(len(examples), self.probe.batch.columns.shape[1])
+
+    def _rows(self, total: int, rows: int | None) -> None:
+        shape, model = self.probe.shape(), self.probe.model
+        if rows is None:
+            rows = make_rows(shape, total, free=model.free_bytes(), cpu=model.device.type == "cpu")
+        self.plans.append(Plan("", rows, 0, total, 0, rows * shape.pass_bytes()))
 
     def differentiate(
         self,

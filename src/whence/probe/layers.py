@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whence.core.contract import Stage
 from whence.core.errors import InputError, UnsupportedError
 from whence.models.components import Architecture, Site
 
@@ -39,6 +40,20 @@ def embedding_leaves(architecture: Architecture) -> list[Leaf]:
 def leaf(site: Site, stream: int) -> Leaf:
     """A site as plain data."""
     return {"key": site.name, "spec": site.spec, "order": site.order, "stream": stream}
+
+
+def stage_data(architecture: Architecture, stage: Stage) -> dict[str, Any]:
+    """A stage of a fold as plain data for programs.
+
+    Raises:
+        UnknownNameError: No site of a name.
+    """
+    stacks = list(architecture.paths["embed"])
+    found = []
+    for short, name in stage.sites.items():
+        site = architecture.site(name)
+        found.append({**leaf(site, stacks.index(site.stack)), "short": short})
+    return {"name": stage.name, "facts": dict(stage.facts), "leaves": found}
 
 
 def find_layers(architecture: Architecture, layer: Any) -> Layers:

@@ -162,3 +162,21 @@ def make_plan(
         fits = min(fits, max(1, _CPU_TOKENS // shape.positions))
     rows = max(1, min(fits, total, most or total))
     return Plan(mode, rows, products, forwards + examples, derivatives, rows * row)
+
+
+def make_rows(shape: Shape, total: int, *, free: int, cpu: bool) -> int:
+    """Rows per pass that keeps no graph.
+
+    Args:
+        shape: Sizes of the model and the batch.
+        total: Rows in all.
+        free: Bytes that are free.
+        cpu: Whether the model runs on a CPU.
+
+    Returns:
+        How many rows fit, at least 1.
+    """
+    fits = int(free * _SHARE) // max(shape.pass_bytes(), 1)
+    if cpu:
+        fits = min(fits, _CPU_TOKENS // shape.positions)
+    return max(1, min(fits, total))

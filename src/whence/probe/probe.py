@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import AT_INPUT, Accept, Derivatives, Path, Reduction
+from whence.core.contract import (
+    AT_INPUT,
+    Accept,
+    Anatomy,
+    Derivatives,
+    Fold,
+    Path,
+    Reduction,
+    Removal,
+    Stage,
+)
 from whence.core.errors import ModelError, UnsupportedError
 from whence.core.progress import Progress
 from whence.models.model import Model
@@ -14,12 +24,13 @@ from whence.probe.baseline import Baseline, replaceable
 from whence.probe.batch import Batch
 from whence.probe.checks import check_finite, derivative_gaps
 from whence.probe.differentiate import differentiate
-from whence.probe.layers import Layers, embedding_leaves, leaf
+from whence.probe.features import defined_features, feature_of, free_features
+from whence.probe.layers import Layers, embedding_leaves, leaf, stage_data
 from whence.probe.measure import measure
-from whence.probe.observe import observe
+from whence.probe.observe import fold_stages, observe
 from whence.probe.payload import run_data, score_data
-from whence.probe.plan import Plan, choose_mode, make_plan, shape_of
-from whence.probe.respond import respond
+from whence.probe.plan import Plan, Shape, choose_mode, make_plan, shape_of
+from whence.probe.variants import exchange_tokens, remove_features
 from whence.step_functions import StepFunction
 
 if TYPE_CHECKING:
@@ -46,6 +57,7 @@ class ModelProbe:
         baseline: The reference of the input, or None (zero, at the site itself).
         mode: ``"auto"``, ``"reverse"``, ``"forward"`` or ``"finite"``.
         thorough: Run also the checks that cost passes of their own.
+        seed: Seed of everything that samples.
     """
 
     model: Model
@@ -59,6 +71,7 @@ class ModelProbe:
     baseline: Baseline | None = None
     mode: str = "auto"
     thorough: bool = False
+    seed: int = 0
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run of every sequence.
@@ -78,35 +91,88 @@ class ModelProbe:
             observe, run=run_data(self.model, self.batch), leaves=leaves, count=len(self.batch.sequences)
         )
 
+    def fold(self, stages: Sequence[Stage], step: Fold, data: Mapping[str, Any]) -> dict[str, Tensor]:
+        """What a function makes of internal values of the clean run, stage by stage, where the model is.
+
+        Args:
+            stages: What is read together, in the order of the forward pass.
+            step: The function; it travels (see `whence.probe.observe.fold_stages`).
+            data: Plain data for it.
+
+        Returns:
+            What it found, on the CPU.
+
+        Raises:
+            UnknownNameError: No site of a name.
+        """
+        return self.model.run(
+            fold_stages,
+            run=run_data(self.model, self.batch),
+            stages=[stage_data(self.model, stage) for stage in stages],
+            step=step,
+            data=dict(data),
+            count=len(self.groups),
+            chunk=1 if self.model.rows_interact else len(self.groups),
+        )
+
     def respond(
-        self, examples: Int[Tensor, " row"], masks: Bool[Tensor, "row feature"], rows: int = 16
-    ) -> Float[Tensor, "row column"]:
-        """Target values with features of the input at their reference.
+        self,
+        examples: Int[Tensor, " row"],
+        masks: Bool[Tensor, "row feature"],
+        *,
+        removal: Removal = "replace",
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        rows: int | None = None,
+    ) -> Float[Tensor, "row column *layer"]:
+        """Target values with features removed from the input, one row per variant.
 
         Args:
             examples: The sequence that each row is a variant of.
-            masks: True where a row's feature is replaced by the baseline.
-            rows: Rows per forward pass.
+            masks: True where a row's feature is removed. Fixed tokens stay, whatever the mask says.
+            removal: ``"replace"`` by the baseline (at the sites of `layers`), ``"delete"`` the tokens, or
+                ``"knockout"``: no other token attends to them.
+            layers: Blocks in which they are knocked out; None is all.
+            heads: Heads in which they are knocked out; None is all.
+            rows: Rows per forward pass; None is what fits.
+
+        Returns:
+            One value per row and column, and per layer where several sites were asked for.
+
+        Raises:
+            UnsupportedError: The model cannot run that variant.
+            NonFiniteScore: A value is NaN or infinite.
+        """
+        steps = remove_features(self, examples, masks, removal=removal, layers=layers, heads=heads, rows=rows)
+        return self._columns_of(examples, steps)
+
+    def resample(
+        self, examples: Int[Tensor, " row"], ids: Int[Tensor, "row token"], *, rows: int | None = None
+    ) -> Float[Tensor, "row column"]:
+        """Target values with other tokens in the input; what is explained stays the same tokens.
+
+        Args:
+            examples: The sequence that each row is a variant of.
+            ids: The ids that each row reads, on the padded token axis.
+            rows: Rows per forward pass; None is what fits.
 
         Returns:
             One value per row and column.
+
+        Raises:
+            NonFiniteScore: A value is NaN or infinite.
         """
+        return self._columns_of(examples, exchange_tokens(self, examples, ids, rows=rows))
+
+    def _columns_of(
+        self, examples: Int[Tensor, " row"], steps: Float[Tensor, "layer row step"]
+    ) -> Float[Tensor, "row column *layer"]:
         import torch
 
-        of = self.feature_of()[examples]
-        padded = torch.cat([masks, torch.zeros(len(masks), 1, dtype=torch.bool)], dim=1)
-        tokens = padded.gather(1, torch.where(of < 0, masks.shape[1], of))
-        steps = self.model.run(
-            respond,
-            run=run_data(self.model, self.batch),
-            score=score_data(self.target),
-            embeds=embedding_leaves(self.model.architecture),
-            reference=self._reference(),
-            examples=examples,
-            masks=list(tokens.split(list(self.batch.widths), dim=1)),
-            chunk=1 if self.model.rows_interact else rows,
-        )
-        return check_finite(self.model, self.batch, sum_columns(self.batch.columns[examples], steps), "target values")
+        columns = self.batch.columns[examples]
+        values = torch.stack([sum_columns(columns, one) for one in steps], dim=-1)
+        values = values if self.layers.labels else values.squeeze(-1)
+        return check_finite(self.model, self.batch, values, "target values")
 
     def differentiate(
         self,
@@ -157,7 +223,7 @@ class ModelProbe:
                 score=score_data(self.target),
                 embeds=embedding_leaves(self.model.architecture),
                 groups=self.layers.groups,
-                reference=self._reference() if reference else None,
+                reference=self.reference() if reference else None,
                 features=self._features(reference, pairs),
                 question={
                     "paths": [{"points": list(at), "weights": list(weights)} for at, weights in paths],
@@ -192,18 +258,45 @@ class ModelProbe:
 
     def feature_of(self) -> Int[Tensor, "example token"]:
         """The feature of each place of the padded token axis, or -1."""
-        import torch
-
-        of = torch.full((len(self.groups), self.batch.width), -1)
-        for row, groups in enumerate(self.groups):
-            for feature, members in enumerate(groups):
-                of[row, self.batch.slots[row][members]] = feature
-        return of
+        return feature_of(self.batch, self.groups)
 
     @property
     def feature_count(self) -> int:
         """Features of the sequence that has most."""
         return max(len(groups) for groups in self.groups)
+
+    @property
+    def columns(self) -> Float[Tensor, "example column step"]:
+        """Weight of every step in every column."""
+        return self.batch.columns
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Padded length of every stream."""
+        return self.batch.widths
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The model's stacks and sites."""
+        found = self.model.architecture
+        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent)
+
+    @property
+    def defined(self) -> Bool[Tensor, "example column feature"]:
+        """Which features each column can look at."""
+        return defined_features(self.batch, self.groups, self.asked, self.layers.streams)
+
+    @property
+    def free(self) -> Bool[Tensor, "example feature"]:
+        """Which features a perturbation can change."""
+        return free_features(self.feature_of(), self.changeable(), self.feature_count)
+
+    def changeable(self) -> Bool[Tensor, "example token"]:
+        """Which places of the padded token axis a perturbation may change."""
+        import torch
+
+        free = self.batch.mask([[not kept for kept in flags] for flags in self.fixed]) & (self.feature_of() >= 0)
+        return free & torch.cat(self.reference()["replace"], dim=1) if self.baseline is not None else free
 
     def plan(self, *, reduce: Reduction, points: int, reference: bool) -> tuple[Plan, Int[Tensor, "row two"]]:
         """Chunk sizes of a question, and the rows that forward mode would run.
@@ -232,15 +325,8 @@ class ModelProbe:
 
     def _sized(self, mode: str, points: int, features: int) -> Plan:
         model = self.model
-        shape = shape_of(
-            model.config,
-            sum(model.architecture.n_layers.values()),
-            self.batch.width,
-            self.batch.keep(),
-            model.dtype.itemsize,
-        )
         return make_plan(
-            shape,
+            self.shape(),
             mode=mode,
             examples=len(self.groups),
             points=points,
@@ -249,6 +335,17 @@ class ModelProbe:
             free=model.free_bytes(),
             cpu=model.device.type == "cpu",
             most=1 if model.rows_interact else None,
+        )
+
+    def shape(self) -> Shape:
+        """The sizes that decide about memory."""
+        model = self.model
+        return shape_of(
+            model.config,
+            sum(model.architecture.n_layers.values()),
+            self.batch.width,
+            self.batch.keep(),
+            model.dtype.itemsize,
         )
 
     def _finite(self, values: Tensor, what: str) -> Tensor:
@@ -268,7 +365,12 @@ class ModelProbe:
             "rows": pairs,
         }
 
-    def _reference(self) -> dict[str, Any]:
+    def reference(self) -> dict[str, Any]:
+        """The reference input, as plain data for programs.
+
+        Raises:
+            ModelError: None was resolved.
+        """
         if self.baseline is None:
             raise ModelError("a reference was asked for, but none was resolved.")
         masks = replaceable(self.batch, self.baseline, list(self.fixed))
@@ -280,7 +382,7 @@ class ModelProbe:
         if self.layers.deep:
             # Below the first layer every position holds something of every token before it.
             return self.feature_of() >= 0
-        return torch.cat(self._reference()["replace"], dim=1)
+        return torch.cat(self.reference()["replace"], dim=1)
 
 
 def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction]) -> list[Float[Tensor, "example step"]]:

@@ -1,4 +1,4 @@
-"""respond: target values when features are replaced by a reference, one row per variant.
+"""respond: target values when features are replaced by a reference, one row per variant; see also `remove`.
 
 Programs: they travel to remote places by their source (see `whence.models.programs` for the rules).
 """
@@ -23,44 +23,62 @@ def respond(
     run: dict[str, Any],
     score: dict[str, Any],
     embeds: list[dict[str, Any]],
+    groups: list[list[dict[str, Any]]],
     reference: dict[str, Any],
     examples: Int[Tensor, " row"],
     masks: list[Bool[Tensor, "row position"]],
     chunk: int,
-) -> Float[Tensor, "row step"]:
-    """Targets with some positions of the input at their reference.
+    advance: Callable[[int], None] | None,
+) -> Float[Tensor, "layer row step"]:
+    """Targets with some positions of a site at their reference.
 
     Args:
         model: The nnsight model.
         run: The batch (see `whence.probe.rows`).
         score: The step function.
         embeds: The embedding leaves, one per stream.
-        reference: The reference input.
+        groups: The leaves of each layer asked for: the embeddings, or a site deeper inside.
+        reference: The reference input; deeper, the reference is the site's value when the input is at it.
         examples: The example that each row is a variant of.
         masks: Per stream, the positions of each row to replace.
         chunk: Rows per forward pass.
+        advance: Told how many rows are done, or None.
 
     Returns:
-        One value per row and step.
+        One value per layer, row and step.
     """
+    inputs = [leaf["key"] for leaf in embeds]
+    deep = [leaf for group in groups for leaf in group if leaf["key"] not in inputs]
+    low = capture(model, run, embeds, deep, reference, torch.arange(run["query"].shape[0])) if deep else {}
     found = []
-    for part in torch.arange(len(examples)).split(chunk):
-        who = examples[part]
-        edit = mask_edit(reference, who, [mask[part] for mask in masks])
-        with torch.no_grad():
-            out = forward_rows(model, run, who, embeds, edit)
-            found.append(target_values(run, score, who, out["logits"]).cpu())
-    return torch.cat(found)
+    for group in groups:
+        for part in torch.arange(len(examples)).split(chunk):
+            who = examples[part]
+            edit = mask_edit(reference, low, who, [mask[part] for mask in masks])
+            with torch.no_grad():
+                out = forward_rows(model, run, who, group, edit)
+                found.append(target_values(run, score, who, out["logits"]).cpu())
+            if advance is not None:
+                advance(len(part))
+    return torch.cat(found).unflatten(0, (len(groups), -1))
 
 
 def mask_edit(
-    reference: dict[str, Any], examples: Int[Tensor, " row"], masks: list[Bool[Tensor, "row position"]]
+    reference: dict[str, Any],
+    low: dict[str, Tensor],
+    examples: Int[Tensor, " row"],
+    masks: list[Bool[Tensor, "row position"]],
 ) -> Callable[[dict[str, Any], Tensor], Tensor]:
-    """An edit that puts the masked positions of the input at their reference."""
+    """An edit that puts the masked positions of a site at their reference."""
 
     def edit(leaf: dict[str, Any], value: Tensor) -> Tensor:
         chosen = masks[leaf["stream"]].to(value.device)
-        return torch.where(chosen[..., None], reference_rows(reference, leaf["stream"], examples, value), value)
+        chosen = chosen.view(*chosen.shape, *(1,) * (value.dim() - 2))
+        if leaf["key"] in low:
+            other = low[leaf["key"]][examples].to(value)
+        else:
+            other = reference_rows(reference, leaf["stream"], examples, value)
+        return torch.where(chosen, other, value)
 
     return edit
 

@@ -9,7 +9,7 @@ Plain data they pass around:
            [example, column, step]
 ``score``  ``fn`` (a step function) and its ``options``
 ``leaf``   a site to read or edit: ``spec``, ``stream`` (0, or encoder 0 and decoder 1), ``order`` in the
-           forward pass, and ``key`` (unique)
+           forward pass, and ``key`` (unique); ``passing`` where nobody wants its value after the edit
 ``group``  the leaves of one layer, in the order of the forward pass
 ``reference`` what a feature is compared with: ``values`` per stream ([unit] or [example, position, unit])
            and ``replace`` per stream ([example, position]: may this position leave its true value)
@@ -48,7 +48,8 @@ def forward_rows(
         edit: Called with a leaf and its value; what it returns is written back, unless None.
 
     Returns:
-        ``values`` (the leaves, as written), ``hidden`` (what enters the unembedding) and ``logits``.
+        ``values`` (the leaves, as written; None for passing ones), ``hidden`` (what enters the unembedding)
+        and ``logits``.
     """
     call = {name: value[examples] for name, value in run["inputs"].items()}
     if run["keep"] is not None:
@@ -61,10 +62,26 @@ def forward_rows(
             if edited is not None:
                 write_site(model, leaf["spec"], edited)
                 value = edited
-            values.append(value)
+            values.append(None if leaf.get("passing") else value)
         hidden = resolve(model, run["unembed"]).input
         logits = model.output.logits
     return {"values": values, "hidden": hidden, "logits": logits}
+
+
+def select_rows(run: dict[str, Any], examples: Int[Tensor, " row"], **changes: Any) -> dict[str, Any]:
+    """A batch whose examples are rows of another, for rows that are not read as their example is.
+
+    Args:
+        run: The batch.
+        examples: The example of each row.
+        **changes: Entries of the new batch that are not those of the examples.
+
+    Returns:
+        The batch; row ``k`` is its example ``k``.
+    """
+    chosen = {name: run[name][examples] for name in ("query", "target_ids", "columns")}
+    inputs = {name: value[examples] for name, value in run["inputs"].items()}
+    return {**run, **chosen, "inputs": inputs, **changes}
 
 
 def step_places(run: dict[str, Any], examples: Int[Tensor, " row"], kept: int) -> Int[Tensor, "row step"]:

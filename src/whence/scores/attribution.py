@@ -63,6 +63,8 @@ class Attribution:
         info: Provenance as plain data: method, options, target, model, revision, dtype, place, versions,
             seed, baseline, default view. Kept read-only: lists become tuples, and floats that JSON does not
             have become the texts ``"nan"``, ``"inf"``, ``"-inf"``.
+        extras: Further scores by name: ``"standard_error"`` (axes of `scores`) where the method samples;
+            ``"encoder_self"``, where the axis ``step`` holds source tokens as well.
 
     Raises:
         InputError: Axes, tokens and step scores do not fit together, or ``info`` is not plain data.
@@ -75,6 +77,7 @@ class Attribution:
     step_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Scores] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("tokens", "steps", "checks"):
@@ -83,12 +86,13 @@ class Attribution:
         by_name = {name: _per_step(name, row, len(self.steps)) for name, row in self.step_scores.items()}
         object.__setattr__(self, "step_scores", MappingProxyType(by_name))
         object.__setattr__(self, "info", _frozen(self.info, "info"))
+        object.__setattr__(self, "extras", MappingProxyType(dict(self.extras)))
         _check_view(self.info.get("default_view", {}))
 
     def __reduce__(self) -> tuple[type[Attribution], tuple[Any, ...]]:
         # Read-only views of dicts cannot be pickled, so plain ones travel and are wrapped again.
         parts = self.scores, self.tokens, self.steps, dict(self.step_scores), self.checks, plain(self.info)
-        return type(self), parts
+        return type(self), (*parts, dict(self.extras))
 
     def __repr__(self) -> str:
         sources = len(self.source.axis("token"))
@@ -172,6 +176,8 @@ class Attribution:
             and repr(self.checks) == repr(other.checks)
             and self.info == other.info
             and list(self.step_scores) == list(other.step_scores)
+            and list(self.extras) == list(other.extras)
+            and all(values.equals(other.extras[name], atol) for name, values in self.extras.items())
             and all(
                 np.allclose(row, other.step_scores[name], rtol=0.0, atol=atol, equal_nan=True)
                 for name, row in self.step_scores.items()
@@ -188,6 +194,10 @@ class Attribution:
             "step_scores": {name: _listed(row) for name, row in self.step_scores.items()},
             "checks": [plain(vars(check)) for check in self.checks],
             "info": plain(self.info),
+            "extras": {
+                name: {"axes": {axis.name: list(axis.labels) for axis in one.axes}, "scores": _listed(one.values)}
+                for name, one in self.extras.items()
+            },
         }
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -72,6 +72,11 @@ class _Check(_Header):
         return Check(**self.model_dump())
 
 
+class _Extra(_Header):
+    name: Text
+    axes: list[_Axis]
+
+
 class _Attribution(_Header):
     axes: list[_Axis]
     tokens: list[_Token]
@@ -79,6 +84,7 @@ class _Attribution(_Header):
     step_scores: list[Text]
     checks: list[_Check]
     info: dict[Text, Any]
+    extras: list[_Extra]
 
 
 class _Content(_Header):
@@ -113,6 +119,7 @@ def write(attributions: Iterable[Attribution], path: str | os.PathLike[str]) -> 
         headers.append(_header(item))
         arrays[f"{k}.scores"] = item.scores.values
         arrays[f"{k}.step_scores"] = _stacked(item)
+        arrays |= {f"{k}.extras.{place}": one.values for place, one in enumerate(item.extras.values())}
     # safetensors writes the buffer as it lies in memory, whatever the strides say.
     payload = pack({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     content = {"attributions": headers, "arrays": base64.b64encode(payload).decode()}
@@ -184,7 +191,7 @@ def _parsed(raw: bytes) -> Attributions:
     if _digest(found["content"]) != found["sha256"]:
         raise FileFormatError("its content does not match its checksum: it was changed after it was written")
     arrays = unpack(base64.b64decode(content.arrays, validate=True))
-    wanted = [f"{k}.{part}" for k in range(len(content.attributions)) for part in ("scores", "step_scores")]
+    wanted = [f"{k}.{part}" for k, header in enumerate(content.attributions) for part in _parts(header)]
     if sorted(arrays) != sorted(wanted):
         odd = sorted(set(arrays) ^ set(wanted))
         raise FileFormatError(f"arrays missing or unknown: {', '.join(odd)}")
@@ -192,10 +199,14 @@ def _parsed(raw: bytes) -> Attributions:
         raise FileFormatError(f"array {odd[0]!r} is {arrays[odd[0]].dtype}, not float32")
     return Attributions(
         tuple(
-            _attribution(header, arrays[f"{k}.scores"], arrays[f"{k}.step_scores"])
+            _attribution(header, *(arrays[f"{k}.{part}"] for part in _parts(header)))
             for k, header in enumerate(content.attributions)
         )
     )
+
+
+def _parts(header: _Attribution) -> list[str]:
+    return ["scores", "step_scores", *(f"extras.{place}" for place in range(len(header.extras)))]
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -204,13 +215,22 @@ def _no_constant(name: str) -> NoReturn:
 
 def _header(item: Attribution) -> dict[str, Any]:
     return {
-        "axes": [{"name": axis.name, "labels": list(axis.labels)} for axis in item.scores.axes],
+        "axes": _axes(item.scores),
         "tokens": [plain(vars(token)) for token in item.tokens],
         "steps": [plain(vars(token)) for token in item.steps],
         "step_scores": list(item.step_scores),
         "checks": [plain(vars(check)) for check in item.checks],
         "info": plain(item.info),
+        "extras": [{"name": name, "axes": _axes(one)} for name, one in item.extras.items()],
     }
+
+
+def _axes(scores: Scores) -> list[dict[str, Any]]:
+    return [{"name": axis.name, "labels": list(axis.labels)} for axis in scores.axes]
+
+
+def _scores(values: np.ndarray, axes: list[_Axis]) -> Scores:
+    return Scores(values, tuple(Axis(axis.name, tuple(axis.labels)) for axis in axes))
 
 
 def _stacked(item: Attribution) -> np.ndarray:
@@ -219,7 +239,9 @@ def _stacked(item: Attribution) -> np.ndarray:
     return np.stack(rows) if rows else np.empty((0, len(item.steps)), dtype=np.float32)
 
 
-def _attribution(header: _Attribution, scores: np.ndarray, step_scores: np.ndarray) -> Attribution:
+def _attribution(header: _Attribution, scores: np.ndarray, step_scores: np.ndarray, *extras: np.ndarray) -> Attribution:
+    if len({one.name for one in header.extras}) < len(header.extras):
+        raise FileFormatError("two extras have the same name")
     if len(set(header.step_scores)) < len(header.step_scores):
         raise FileFormatError("two step scores have the same name")
     if step_scores.shape != (len(header.step_scores), len(header.steps)):
@@ -228,12 +250,13 @@ def _attribution(header: _Attribution, scores: np.ndarray, step_scores: np.ndarr
             f"for {len(header.steps)} steps"
         )
     return Attribution(
-        scores=Scores(scores, tuple(Axis(axis.name, tuple(axis.labels)) for axis in header.axes)),
+        scores=_scores(scores, header.axes),
         tokens=tuple(token.token() for token in header.tokens),
         steps=tuple(token.token() for token in header.steps),
         step_scores=dict(zip(header.step_scores, step_scores, strict=True)),
         checks=tuple(check.check() for check in header.checks),
         info=header.info,
+        extras={one.name: _scores(values, one.axes) for one, values in zip(header.extras, extras, strict=True)},
     )
 
 

@@ -1,0 +1,171 @@
+"""Rows that are variants of the input, put to the model: what `ModelProbe` needs for its question respond."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from whence.core.contract import Anatomy, Removal
+from whence.core.errors import InputError, UnsupportedError, unknown_name
+from whence.core.progress import Progress
+from whence.models.components import Architecture
+from whence.models.model import Model
+from whence.probe.layers import embedding_leaves, leaf
+from whence.probe.payload import run_data, score_data
+from whence.probe.plan import make_rows
+from whence.probe.remove import respond_cut_off, respond_deleted, respond_resampled
+from whence.probe.respond import respond
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from whence.probe.probe import ModelProbe
+
+REMOVALS = ("replace", "delete", "knockout")
+
+
+def remove_features(
+    probe: ModelProbe,
+    examples: Int[Tensor, " row"],
+    masks: Bool[Tensor, "row feature"],
+    *,
+    removal: Removal,
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    rows: int | None,
+) -> Float[Tensor, "layer row step"]:
+    """Targets of rows with features removed; arguments and errors as `ModelProbe.respond` says."""
+    if removal not in REMOVALS:
+        raise unknown_name("way of removing a feature", str(removal), REMOVALS)
+    tokens = token_masks(probe, examples, masks)
+    with Progress("variants", len(examples) * len(probe.layers.groups)) as bar:
+        shared = shared_data(probe, examples, rows, bar)
+        if removal == "replace":
+            return probe.model.run(
+                respond,
+                embeds=embedding_leaves(probe.model.architecture),
+                groups=probe.layers.groups,
+                reference=probe.reference(),
+                masks=tokens,
+                **shared,
+            )
+        if probe.layers.deep:
+            raise UnsupportedError(
+                f"removal={removal!r} takes tokens out of the input, and layer= asks about a deeper site. "
+                "Take removal='replace', or leave layer= out."
+            )
+        if removal == "delete":
+            require_masks(probe.model)
+            found = probe.model.run(respond_deleted, masks=tokens, begin=begin_id(probe.model), **shared)
+        else:
+            require_sight(probe, examples, tokens)
+            found = probe.model.run(
+                respond_cut_off,
+                leaves=attention_leaves(probe.model.architecture, probe.anatomy, layers),
+                masks=tokens,
+                of=list(probe.feature_of().split(list(probe.widths), dim=1)),
+                heads=None if heads is None else list(heads),
+                **shared,
+            )
+        return found[None]
+
+
+def exchange_tokens(
+    probe: ModelProbe, examples: Int[Tensor, " row"], ids: Int[Tensor, "row token"], *, rows: int | None
+) -> Float[Tensor, "layer row step"]:
+    """Targets of rows with other ids; arguments as `ModelProbe.resample` says."""
+    parts = list(ids.split(list(probe.widths), dim=1))
+    with Progress("variants", len(examples)) as bar:
+        return probe.model.run(respond_resampled, ids=parts, **shared_data(probe, examples, rows, bar))[None]
+
+
+def shared_data(probe: ModelProbe, examples: Int[Tensor, " row"], rows: int | None, bar: Progress) -> dict[str, Any]:
+    """What every program of variants takes."""
+    model = probe.model
+    if rows is None:
+        rows = make_rows(probe.shape(), len(examples), free=model.free_bytes(), cpu=model.device.type == "cpu")
+    return {
+        "run": run_data(model, probe.batch),
+        "score": score_data(probe.target),
+        "examples": examples,
+        "chunk": 1 if model.rows_interact else rows,
+        "advance": bar.advance if model.remote is None else None,
+    }
+
+
+def token_masks(
+    probe: ModelProbe, examples: Int[Tensor, " row"], masks: Bool[Tensor, "row feature"]
+) -> list[Bool[Tensor, "row position"]]:
+    """Masks of features as masks of the tokens that may change, one per stream."""
+    import torch
+
+    of = probe.feature_of()[examples]
+    padded = torch.cat([masks, torch.zeros(len(masks), 1, dtype=torch.bool)], dim=1)
+    tokens = padded.gather(1, torch.where(of < 0, masks.shape[1], of)) & probe.changeable()[examples]
+    return list(tokens.split(list(probe.widths), dim=1))
+
+
+def begin_id(model: Model) -> int:
+    """What a model reads where nothing else is left: the token that begins a text, else one that ends it."""
+    for name in ("bos_token_id", "eos_token_id"):
+        for config in (model.generation_config, model.config):
+            found = getattr(config, name, None)
+            found = found[0] if isinstance(found, list | tuple) and found else found
+            if isinstance(found, int):
+                return found
+    return model.pad_id
+
+
+def require_masks(model: Model) -> None:
+    """Rows of different length need an attention mask.
+
+    Raises:
+        UnsupportedError: The model takes none.
+    """
+    if "attention_mask" not in model.accepts:
+        raise UnsupportedError(
+            f"{model.name} takes no attention mask, so rows with deleted tokens cannot run together. "
+            "Take removal='replace'."
+        )
+
+
+def require_sight(probe: ModelProbe, examples: Int[Tensor, " row"], tokens: list[Bool[Tensor, "row position"]]) -> None:
+    """A decoder that attends to a source must have something there to attend to.
+
+    Raises:
+        UnsupportedError: A row knocks out the whole source of an encoder-decoder model.
+    """
+    if len(tokens) == 1:
+        return
+    import torch
+
+    present = probe.batch.mask([[True] * len(one.tokens) for one in probe.batch.sequences])
+    sources = present[examples][:, : probe.widths[0]]
+    if bool(torch.all(tokens[0] | ~sources, dim=1).any()):
+        raise UnsupportedError(
+            "knockout: a feature is the whole source, and attention to nothing is not defined. Take smaller "
+            "segments, keep='special', or removal='replace'."
+        )
+
+
+def attention_leaves(
+    architecture: Architecture, anatomy: Anatomy, layers: Sequence[int] | None
+) -> list[dict[str, Any]]:
+    """The attention scores of blocks, encoder first, each with the stream of its queries and of its keys.
+
+    Raises:
+        InputError: There is no such block.
+    """
+    stacks = list(anatomy.layers)
+    found = []
+    for stream, stack in enumerate(stacks):
+        count = anatomy.layers[stack]
+        for layer in range(count) if layers is None else layers:
+            if not -count <= layer < count:
+                raise InputError(f"layers: there is no block {layer}; the {stack} has {count} (0 to {count - 1}).")
+            for kind, keys in (("attn", stream), ("cross_attn", 0)):
+                name = anatomy.site(stack, f"{kind}.scores", layer % count)
+                if kind == "attn" or name in architecture.sites:
+                    found.append({**leaf(architecture.site(name), stream), "keys": keys})
+    return sorted(found, key=lambda one: one["order"])
