@@ -39,11 +39,13 @@ PROMPT = "the cat sat on the mat because"
 CONTINUATION = [15, 9, 21, 30]
 GENERATE = {"max_new_tokens": 4}
 
-# Every method of the library, with the options that it is compared with. A test holds this table to the registry.
+# Every method of the library, with a call that is cheap and gives scores on every model: what places, and the tests of
+# all methods, are compared with. A test holds this table to the registry.
 CALLS: dict[str, dict[str, Any]] = {
-    "saliency": {},
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
+    "none": {},
+    "saliency": {},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.

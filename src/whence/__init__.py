@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from whence.scores import load_attribution as load_attribution
     from whence.step_functions import STEP_FUNCTIONS as STEP_FUNCTIONS
     from whence.step_functions import StepFunction as StepFunction
+    from whence.views.explain import explain as explain
 
 # Where each public name lives; nothing of it is imported before it is used.
 _HOME = {
@@ -51,6 +52,7 @@ _HOME = {
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
     "WhenceError": "core.errors",
+    "explain": "views.explain",
     "load": "models.loading",
     "load_attribution": "scores",
 }
@@ -77,6 +79,7 @@ __all__ = [
     "UnsupportedError",
     "WhenceError",
     "__version__",
+    "explain",
     "load",
     "load_attribution",
 ]

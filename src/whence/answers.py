@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whence.core.contract import Answer, Extra, Gap
+from whence.core.contract import Answer, Extra, Gap, Need
 from whence.core.errors import CheckFailed, NonFiniteScore
 from whence.core.tokens import Token
 from whence.probe.checks import EXACT
@@ -116,7 +116,7 @@ def _one(
             "additive": question.method.additive,
             "signed": question.method.signed,
             "engine": dict(answer.record),
-            "hints": _hints(question.target.name, values[0][row][: len(sequence.targets)].tolist()),
+            "hints": _hints(question, values[0][row][: len(sequence.targets)].tolist()),
         },
     )
 
@@ -200,8 +200,8 @@ def _step_scores(
     return found
 
 
-def _hints(target: str, values: Sequence[float]) -> list[str]:
-    if target != "probability":
+def _hints(question: Question, values: Sequence[float]) -> list[str]:
+    if not (question.explains and Need.GRADIENTS in question.method.needs and question.target.name == "probability"):
         return []
     flat = sum(value > 0.999 or value < 1e-6 for value in values)
     if not flat:

@@ -16,6 +16,7 @@ import torch
 from server_process import bare_environment, gone, serve, start
 
 import whence
+from benchmarks.parity import CALLS
 from tiny_models import tiny_model, tiny_tokenizer
 
 TEXT = "the cat sat on the mat"
@@ -82,9 +83,9 @@ def test_whence_cannot_be_imported_there(environment):
 @pytest.mark.parametrize("method", list(whence.METHODS))
 def test_same_scores(model, folder, method):
     before = model.remote.transport.traffic.requests
-    there = model.attribute(TEXT, method=method, generate=GENERATE)
+    there = model.attribute(TEXT, method=method, generate=GENERATE, **CALLS[method])
     assert model.remote.transport.traffic.requests - before <= 4
-    here = whence.load(folder).attribute(TEXT, method=method, generate=GENERATE)
+    here = whence.load(folder).attribute(TEXT, method=method, generate=GENERATE, **CALLS[method])
     assert [token.id for token in there.steps] == [token.id for token in here.steps]
     np.testing.assert_allclose(there.scores.values, here.scores.values, atol=1e-5)
 

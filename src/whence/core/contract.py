@@ -38,6 +38,15 @@ class Need(Enum):
     ATTENTION = "attention patterns"
 
 
+# What each place can give; the reasons, and what to do about them, are with the places.
+PLACES: Mapping[str, frozenset[Need]] = {
+    "here": frozenset(Need),
+    "ndif": frozenset(Need),
+    "ndif without trust": frozenset(Need) - {Need.GRADIENTS},
+    "petals": frozenset({Need.LOGITS, Need.EMBEDDINGS, Need.GRADIENTS}),
+}
+
+
 @dataclass(frozen=True)
 class Gap:
     """How far an identity was from holding, for every example and column.
@@ -278,10 +287,11 @@ class AbstractMethod(ABC):
         view: How extra axes are reduced for display when the user does not say.
         layer: Whether it can be asked at an intermediate site instead of the input (``layer=``).
         encoder_decoder: Whether it works with models that read their source with an encoder.
+        keeps: Whether it has tokens keep their true value (``keep=``) though it compares with no baseline.
         targets: Step functions that it can explain; None is any. Empty: it explains no number of the output,
             and a target is refused.
-        defaults: What ``target``, ``segments``, ``steps``, ``sides`` mean for it when the user does not say, where
-            that is not what it is for all others.
+        defaults: What ``target``, ``segments``, ``steps``, ``sides``, ``step_scores`` mean for it when the user
+            does not say, where that is not what it is for all others.
     """
 
     name: ClassVar[str]
@@ -295,6 +305,7 @@ class AbstractMethod(ABC):
     view: ClassVar[Mapping[str, str]] = {"layer": "mean", "head": "mean", "unit": "sum"}
     layer: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = True
+    keeps: ClassVar[bool] = False
     targets: ClassVar[frozenset[str] | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}
 
