@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from whence.probe.probe import ModelProbe
     from whence.question import Question
-    from whence.text.encoded import Encoded
 
 _MERGES = {
     "sum": lambda part: part.sum(1),
@@ -36,8 +35,8 @@ def assemble(
     question: Question,
     probe: ModelProbe,
     answer: Answer,
-    prompts: Sequence[Encoded],
-    values: Sequence[Float[Tensor, "example step"]],
+    target: Sequence[Float[Tensor, "example step"]],
+    step_scores: Sequence[Float[Tensor, "example step"]],
     info: dict[str, Any],
 ) -> list[Attribution]:
     """Cut the padded answer into one result per sequence, with NaN where a step cannot look.
@@ -46,8 +45,8 @@ def assemble(
         question: What was asked.
         probe: The probe that was asked.
         answer: What the method answered.
-        prompts: The prompts.
-        values: Target and step scores on the clean input, per step.
+        target: The target on the clean input, per step; empty where none is explained.
+        step_scores: The step scores that were asked for.
         info: Provenance that all results share.
 
     Returns:
@@ -57,7 +56,7 @@ def assemble(
         NonFiniteScore: A score that is defined is NaN or infinite.
         CheckFailed: A check failed and the question is strict.
     """
-    return [_one(question, probe, answer, row, values, info) for row in range(len(prompts))]
+    return [_one(question, probe, answer, row, target, step_scores, info) for row in range(len(probe.groups))]
 
 
 def _one(
@@ -65,7 +64,8 @@ def _one(
     probe: ModelProbe,
     answer: Answer,
     row: int,
-    values: Sequence[Float[Tensor, "example step"]],
+    target: Sequence[Float[Tensor, "example step"]],
+    step_scores: Sequence[Float[Tensor, "example step"]],
     info: dict[str, Any],
 ) -> Attribution:
     sequence = probe.batch.sequences[row]
@@ -100,7 +100,7 @@ def _one(
             )
             + ". Try more points (n_steps), another baseline, or float64."
         )
-    reported = _step_scores(question, probe, row, values)
+    reported = _step_scores(question, probe, row, step_scores)
     return Attribution(
         scores=Scores(scores.astype(np.float32), axes),
         extras=extras,
@@ -116,7 +116,9 @@ def _one(
             "additive": question.method.additive,
             "signed": question.method.signed,
             "engine": dict(answer.record),
-            "hints": _hints(question, values[0][row][: len(sequence.targets)].tolist()),
+            "hints": [
+                hint for steps in target for hint in _hints(question, steps[row][: len(sequence.targets)].tolist())
+            ],
         },
     )
 
@@ -192,7 +194,7 @@ def _step_scores(
     """What was asked for beside the scores; a span's value is merged from its steps."""
     columns = probe.batch.sequences[row].columns
     found = {}
-    for function, steps in zip(question.step_scores, values[1:], strict=True):
+    for function, steps in zip(question.step_scores, values, strict=True):
         merge = np.sum if function.additive else np.prod
         found[function.name] = np.array(
             [merge(steps[row][list(members)].double().numpy()) for members in columns], dtype=np.float32
@@ -201,7 +203,7 @@ def _step_scores(
 
 
 def _hints(question: Question, values: Sequence[float]) -> list[str]:
-    if not (question.explains and Need.GRADIENTS in question.method.needs and question.target.name == "probability"):
+    if Need.GRADIENTS not in question.method.needs or question.target.name != "probability":
         return []
     flat = sum(value > 0.999 or value < 1e-6 for value in values)
     if not flat:

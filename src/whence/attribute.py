@@ -234,12 +234,12 @@ def _one_batch(question: Question, prompts: list[Encoded], given: list[Any]) -> 
         elif question.generate:
             raise InputError("generate= belongs to a generated continuation, but the continuation is given.")
     batch = _collate(question, prompts, texts)
-    functions = [question.target, *question.step_scores]
-    values = measure_batch(model, batch, functions)
-    here = sum_columns(batch.columns, values[0])
+    target = [question.target] if question.explains else []
+    values = measure_batch(model, batch, [*target, *question.step_scores])
+    here = sum_columns(batch.columns, values[0]) if target else None
     probe = _probe(question, batch, prompts, here)
     answer = question.method(probe)
-    return assemble(question, probe, answer, prompts, values, _info(question, probe))
+    return assemble(question, probe, answer, values[: len(target)], values[len(target) :], _info(question, probe))
 
 
 def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | None]) -> Batch:

@@ -394,12 +394,14 @@ def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction])
         functions: The step functions.
 
     Returns:
-        One tensor per step function.
+        One tensor per step function; where none is asked for, nothing is run.
 
     Raises:
         NonFiniteScore: A value is NaN or infinite.
         ModelError: ... and the reason is that the model's weights are.
     """
+    if not functions:
+        return []
     scores = [score_data(function) for function in functions]
     found = model.run(measure, run=run_data(model, batch), scores=scores, count=len(batch.sequences))
     return [check_finite(model, batch, values, one.name) for one, values in zip(functions, found, strict=True)]
