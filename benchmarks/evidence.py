@@ -203,8 +203,9 @@ def markdown(figures: Sequence[Figures], *, examples: int, target: str, seed: in
         lines.append(f"| {f'*{method}*' if method in BASELINES else f'`{method}`'} |{cells}")
     tokens = " and ".join(f"{next(one.tokens for one in figures if one.model == model):,}" for model in models)
     note = (
-        f"Target: `{target}`, where a method explains a target. {examples} held-out examples per model (seed {seed}) with {tokens} determined tokens; "
-        "in brackets the 95% interval from resampling examples. *nearest* ranks the tokens nearest to the step first."
+        f"Target: `{target}`, where a method explains a target. {examples} held-out examples per model (seed {seed}) "
+        f"with {tokens} determined tokens; in brackets the 95% interval from resampling examples. *nearest* ranks the "
+        "tokens nearest to the step first."
     )
     return "\n".join([*lines, "", note])
 
