@@ -59,7 +59,7 @@ def test_alone_and_in_a_batch(family, method):
         cells = np.isfinite(values).reshape(*seen.shape, -1)
         np.testing.assert_array_equal(cells.all(-1), wanted)
         np.testing.assert_array_equal(cells.any(-1), wanted)
-        assert method == "none" or np.abs(values[np.isfinite(values)]).max() > 1e-3
+        assert method == "none" or np.abs(values[np.isfinite(values)]).max() > 1e-6
         size = max(np.nanmax(np.abs(values)), 1.0) if method != "none" else 1.0
         np.testing.assert_allclose(together[row].scores.values, values, rtol=0, atol=1e-5 * size)
         assert [(c.name, c.passed) for c in together[row].checks] == [(c.name, c.passed) for c in alone.checks]
