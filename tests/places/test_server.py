@@ -17,6 +17,7 @@ import torch
 from server_process import bare_environment, gone, serve, start
 
 import whence
+from quantised_models import pack, quantised_by_transformers
 from tiny_models import tiny_model, tiny_tokenizer
 
 TEXT = "the cat sat on the mat"
@@ -97,6 +98,19 @@ def test_encoder_decoder_models_are_served_too(environment, tmp_path, family):
         model = whence.load(folder, remote=running.url)
         there = model.attribute(TEXT, method="integrated_gradients", n_steps=4, generate=GENERATE)
     here = whence.load(folder).attribute(TEXT, method="integrated_gradients", n_steps=4, generate=GENERATE)
+    np.testing.assert_allclose(there.scores.values, here.scores.values, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_of_4_bits(environment, tmp_path):
+    """Also those of a model that bitsandbytes had packed for its CPU, and again on a CPU for which it would."""
+    tiny_model("llama", hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "exact")
+    hf = quantised_by_transformers(tmp_path / "exact")
+    pack(hf)
+    hf.save_pretrained(tmp_path / "packed")
+    tiny_tokenizer("llama").save_pretrained(tmp_path / "packed")
+    with serve(environment, tmp_path / "packed") as running:
+        there = whence.load(tmp_path / "packed", remote=running.url).attribute(TEXT, IDS)
+    here = whence.load(tmp_path / "packed", device="cpu").attribute(TEXT, IDS)
     np.testing.assert_allclose(there.scores.values, here.scores.values, atol=1e-5, rtol=1e-5)
 
 
