@@ -108,7 +108,7 @@ class ModelProbe:
         return self.model.run(
             fold_stages,
             run=run_data(self.model, self.batch),
-            stages=[stage_data(self.model, stage) for stage in stages],
+            stages=[stage_data(self.model.architecture, stage) for stage in stages],
             step=step,
             data=dict(data),
             count=len(self.groups),
