@@ -10,6 +10,7 @@ from whence.core.contract import AbstractMethod, Need
 from whence.core.errors import InputError, UnsupportedError
 from whence.methods import resolve_method
 from whence.models.model import Model
+from whence.probe.baseline import is_several
 from whence.probe.batch import Forced
 from whence.probe.layers import find_layers
 from whence.step_functions import StepFunction, resolve_step_function
@@ -94,17 +95,17 @@ def ask(
     if derivative not in DERIVATIVES:
         raise InputError(f"derivative is one of {', '.join(DERIVATIVES)}, not {derivative!r}.")
     finite = derivative == "finite"
-    if finite and (Need.GRADIENTS not in made.needs or mode != "auto"):
+    if finite and (Need.GRADIENTS not in made.required or mode != "auto"):
         raise InputError(
             "derivative='finite' stands for the derivatives of a gradient method, in place of mode=; leave one out."
         )
-    if Need.GRADIENTS in made.needs and not made.directional and (finite or mode == "forward"):
+    if Need.GRADIENTS in made.required and not made.directional and (finite or mode == "forward"):
         kind = "finite differences give" if finite else "forward mode gives"
         raise UnsupportedError(
             f"{made.name}, with these options, needs the whole gradient, and {kind} derivatives along directions. "
             "Leave the option out, or take input_x_gradient or integrated_gradients."
         )
-    missing = made.needs - model.provides - ({Need.GRADIENTS} if finite else set())
+    missing = made.required - model.provides - ({Need.GRADIENTS} if finite else set())
     if missing:
         reasons = [model.lacks[need] for need in missing if need in model.lacks]
         raise UnsupportedError(
@@ -114,10 +115,16 @@ def ask(
     if contrast is not None:
         raise UnsupportedError("contrast: comparing with another continuation or input is not in this version.")
     function = resolve_step_function(target)
-    if Need.GRADIENTS in made.needs and not function.differentiable:
+    if Need.GRADIENTS in made.required and not function.differentiable:
         raise UnsupportedError(f"{made.name} differentiates, but {function.name} has no gradient; take another target.")
-    if made.auto_baseline is None and not (isinstance(baseline, str) and baseline == "auto"):
-        raise InputError(f"{made.name} compares with nothing, so baseline={baseline!r} would be ignored; leave it out.")
+    if not made.replaces and not (isinstance(baseline, str) and baseline == "auto"):
+        why = "compares with nothing" if made.auto_baseline is None else "replaces nothing with these options"
+        raise InputError(f"{made.name} {why}, so baseline={baseline!r:.80} would be ignored; leave it out.")
+    if is_several(baseline) and not made.several_baselines:
+        raise InputError(
+            f"{made.name} compares with one reference, and baseline={baseline!r:.80} is several. Take one of them, "
+            "or a method that averages over references, such as gradient_shap."
+        )
     if made.auto_baseline == "zero" and isinstance(baseline, str) and baseline in ("auto", "zero"):
         baseline = None
     chosen = (sides,) if isinstance(sides, str) else tuple(sides)
@@ -129,6 +136,8 @@ def ask(
         raise InputError(f"keep is one of {', '.join(KEEPS)}, or a list of positions, not {keep!r}.")
     if isinstance(step_scores, str):
         step_scores = (step_scores,)
+    if layer is not None and not made.layer:
+        raise UnsupportedError(f"{made.name} is about the input only; leave layer={layer!r} out.")
     find_layers(model.architecture, layer)
     scores = tuple(resolve_step_function(one) for one in step_scores)
     return Question(
