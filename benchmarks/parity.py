@@ -46,6 +46,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
     "none": {},
     "saliency": {},
+    "gradient_shap": {"n_samples": 8, "stdev": 0.1, "baseline": ["mean", 11], "keep": "none"},
+    "discretized_integrated_gradients": {"n_anchors": 8, "n_neighbors": 20, "baseline": "mean", "keep": "none"},
+    "sequential_integrated_gradients": {"baseline": "mean", "keep": "none"},
+    "smoothgrad": {"n_samples": 4},
+    "squaregrad": {"n_samples": 4},
+    "vargrad": {"n_samples": 4},
+    "jacobian_scope": {"scope": "fisher", "rank": 2},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.

@@ -17,9 +17,20 @@ if TYPE_CHECKING:
     from whence.core.errors import UnsupportedError as UnsupportedError
     from whence.core.errors import WhenceError as WhenceError
     from whence.methods import METHODS as METHODS
+    from whence.methods.gradient.discretized_integrated_gradients import (
+        DiscretizedIntegratedGradients as DiscretizedIntegratedGradients,
+    )
+    from whence.methods.gradient.gradient_shap import GradientShap as GradientShap
     from whence.methods.gradient.input_x_gradient import InputXGradient as InputXGradient
     from whence.methods.gradient.integrated_gradients import IntegratedGradients as IntegratedGradients
+    from whence.methods.gradient.jacobian_scope import JacobianScope as JacobianScope
     from whence.methods.gradient.saliency import Saliency as Saliency
+    from whence.methods.gradient.sequential_integrated_gradients import (
+        SequentialIntegratedGradients as SequentialIntegratedGradients,
+    )
+    from whence.methods.gradient.smoothgrad import SmoothGrad as SmoothGrad
+    from whence.methods.gradient.squaregrad import SquareGrad as SquareGrad
+    from whence.methods.gradient.vargrad import VarGrad as VarGrad
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
     from whence.scores import Attribution as Attribution
@@ -37,20 +48,27 @@ _HOME = {
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
+    "DiscretizedIntegratedGradients": "methods.gradient.discretized_integrated_gradients",
     "FileFormatError": "core.errors",
+    "GradientShap": "methods.gradient.gradient_shap",
     "InputError": "core.errors",
     "InputXGradient": "methods.gradient.input_x_gradient",
     "IntegratedGradients": "methods.gradient.integrated_gradients",
+    "JacobianScope": "methods.gradient.jacobian_scope",
     "Model": "models.model",
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
     "RemoteError": "core.errors",
     "Saliency": "methods.gradient.saliency",
     "Scores": "scores",
+    "SequentialIntegratedGradients": "methods.gradient.sequential_integrated_gradients",
+    "SmoothGrad": "methods.gradient.smoothgrad",
+    "SquareGrad": "methods.gradient.squaregrad",
     "StepFunction": "step_functions",
     "SwarmError": "core.errors",
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
+    "VarGrad": "methods.gradient.vargrad",
     "WhenceError": "core.errors",
     "explain": "views.explain",
     "load": "models.loading",
@@ -63,20 +81,27 @@ __all__ = [
     "Attribution",
     "Attributions",
     "CheckFailed",
+    "DiscretizedIntegratedGradients",
     "FileFormatError",
+    "GradientShap",
     "InputError",
     "InputXGradient",
     "IntegratedGradients",
+    "JacobianScope",
     "Model",
     "ModelError",
     "NonFiniteScore",
     "RemoteError",
     "Saliency",
     "Scores",
+    "SequentialIntegratedGradients",
+    "SmoothGrad",
+    "SquareGrad",
     "StepFunction",
     "SwarmError",
     "UnknownNameError",
     "UnsupportedError",
+    "VarGrad",
     "WhenceError",
     "__version__",
     "explain",

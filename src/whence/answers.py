@@ -203,7 +203,7 @@ def _step_scores(
 
 
 def _hints(question: Question, values: Sequence[float]) -> list[str]:
-    if Need.GRADIENTS not in question.method.needs or question.target.name != "probability":
+    if Need.GRADIENTS not in question.method.required or question.target.name != "probability":
         return []
     flat = sum(value > 0.999 or value < 1e-6 for value in values)
     if not flat:

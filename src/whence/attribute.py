@@ -13,7 +13,7 @@ from whence.core.contract import AbstractMethod
 from whence.core.errors import InputError
 from whence.core.progress import Progress, progress_wanted
 from whence.models.model import Model
-from whence.probe.baseline import resolve_baseline
+from whence.probe.baseline import resolve_baselines
 from whence.probe.batch import Batch, collate, force
 from whence.probe.estimate import DryProbe, Estimate
 from whence.probe.layers import find_layers
@@ -85,7 +85,8 @@ def attribute(
         layer: Attribute to an intermediate layer instead of the input: the number of a block, the name of a
             site (``"blocks.3.resid_post"``; see `Model.sites`), a list of these, or ``"all"``.
         baseline: What a feature is compared with, for methods that compare: ``"auto"``, ``"mask"``,
-            ``"unk"``, ``"pad"``, ``"mean"``, ``"zero"``, a token, ``"text:..."``, ids or a tensor.
+            ``"unk"``, ``"pad"``, ``"mean"``, ``"zero"``, a token, ``"text:..."``, ids or a tensor; for methods
+            that average over references also a list of these, or ``"vocab:100"`` (100 random words).
         keep: Tokens that keep their true value in the baseline: ``"special"``, ``"template"`` (special tokens
             and a chat template's scaffolding), ``"none"``, or positions. ``"auto"`` is ``"template"`` for a
             chat, else ``"special"``.
@@ -268,8 +269,8 @@ def _probe(
 
     model = question.model
     compares = question.method.auto_baseline is not None and question.baseline is not None
-    keeps = compares or question.method.keeps
-    baseline = resolve_baseline(model, question.baseline, batch) if compares else None
+    replaces = compares and question.method.replaces
+    changes = compares or question.method.perturbs
     return ModelProbe(
         model=model,
         batch=batch,
@@ -277,12 +278,12 @@ def _probe(
         layers=find_layers(model.architecture, question.layer),
         groups=tuple(segment_tokens(one.tokens, question.segments) for one in batch.sequences),
         fixed=tuple(
-            fixed_tokens(question, one, prompt) if keeps else [False] * len(one.tokens)
+            fixed_tokens(question, one, prompt) if changes else [False] * len(one.tokens)
             for one, prompt in zip(batch.sequences, prompts, strict=True)
         ),
         asked=tuple([token.side in question.sides for token in one.tokens] for one in batch.sequences),
         here=torch.zeros(batch.columns.shape[:2]) if here is None else here,
-        baseline=baseline,
+        baselines=resolve_baselines(model, question.baseline, batch, question.seed) if replaces else (),
         mode=question.mode,
         thorough=question.strict,
         seed=question.seed,
@@ -304,7 +305,7 @@ def _info(question: Question, probe: ModelProbe) -> dict[str, Any]:
         "step_scores": [one.name for one in question.step_scores],
         "segments": question.segments if isinstance(question.segments, str) else "given",
         "layer": question.layer,
-        "baseline": None if probe.baseline is None else [dict(one) for one in probe.baseline.record],
+        "baseline": [dict(one) for found in probe.baselines for one in found.record] or None,
         "keep": question.keep,
         "sides": list(question.sides),
         "mode": question.mode,

@@ -10,6 +10,7 @@ from whence.core.contract import AbstractMethod, Need
 from whence.core.errors import InputError, UnsupportedError
 from whence.methods import resolve_method
 from whence.models.model import Model
+from whence.probe.baseline import is_several
 from whence.probe.batch import Forced
 from whence.probe.layers import find_layers
 from whence.step_functions import StepFunction, resolve_step_function
@@ -103,17 +104,17 @@ def ask(
     if derivative not in DERIVATIVES:
         raise InputError(f"derivative is one of {', '.join(DERIVATIVES)}, not {derivative!r}.")
     finite = derivative == "finite"
-    if finite and (Need.GRADIENTS not in made.needs or mode != "auto"):
+    if finite and (Need.GRADIENTS not in made.required or mode != "auto"):
         raise InputError(
             "derivative='finite' stands for the derivatives of a gradient method, in place of mode=; leave one out."
         )
-    if Need.GRADIENTS in made.needs and not made.directional and (finite or mode == "forward"):
+    if Need.GRADIENTS in made.required and not made.directional and (finite or mode == "forward"):
         kind = "finite differences give" if finite else "forward mode gives"
         raise UnsupportedError(
             f"{made.name}, with these options, needs the whole gradient, and {kind} derivatives along directions. "
             "Leave the option out, or take input_x_gradient or integrated_gradients."
         )
-    missing = made.needs - model.provides - ({Need.GRADIENTS} if finite else set())
+    missing = made.required - model.provides - ({Need.GRADIENTS} if finite else set())
     if missing:
         reasons = [model.lacks[need] for need in missing if need in model.lacks]
         raise UnsupportedError(
@@ -130,8 +131,14 @@ def ask(
     segments = made.defaults.get("segments", "token") if segments is None else segments
     sides = made.defaults.get("sides", SIDES) if sides is None else sides
     function = _target(made, target, steps)
-    if made.auto_baseline is None and not (isinstance(baseline, str) and baseline == "auto"):
-        raise InputError(f"{made.name} compares with nothing, so baseline={baseline!r} would be ignored; leave it out.")
+    if not made.replaces and not (isinstance(baseline, str) and baseline == "auto"):
+        why = "compares with nothing" if made.auto_baseline is None else "replaces nothing with these options"
+        raise InputError(f"{made.name} {why}, so baseline={baseline!r:.80} would be ignored; leave it out.")
+    if is_several(baseline) and not made.several_baselines:
+        raise InputError(
+            f"{made.name} compares with one reference, and baseline={baseline!r:.80} is several. Take one of them, "
+            "or a method that averages over references, such as gradient_shap."
+        )
     if made.auto_baseline == "zero" and isinstance(baseline, str) and baseline in ("auto", "zero"):
         baseline = None
     chosen = (sides,) if isinstance(sides, str) else tuple(sides)
@@ -139,7 +146,7 @@ def ask(
         raise InputError(f"sides is 'source', 'prefix' or both, not {sides!r}.")
     if mode not in MODES:
         raise InputError(f"mode is one of {', '.join(MODES)}, not {mode!r}.")
-    if mode != "auto" and Need.GRADIENTS not in made.needs:
+    if mode != "auto" and Need.GRADIENTS not in made.required:
         raise InputError(f"{made.name} takes no derivatives, so mode={mode!r} would be ignored; leave it out.")
     if isinstance(keep, str) and keep not in KEEPS:
         raise InputError(f"keep is one of {', '.join(KEEPS)}, or a list of positions, not {keep!r}.")
@@ -180,7 +187,7 @@ def _target(method: AbstractMethod, target: Any, steps: Any) -> StepFunction:
     if method.targets is not None and function.name not in method.targets:
         takes = f"explains {' or '.join(sorted(method.targets))} only" if method.targets else "explains no such number"
         raise UnsupportedError(f"{method.name} {takes}, so target={function.name!r} cannot be its target.")
-    if Need.GRADIENTS in method.needs and not function.differentiable:
+    if Need.GRADIENTS in method.required and not function.differentiable:
         raise UnsupportedError(
             f"{method.name} differentiates, but {function.name} has no gradient; take another target."
         )

@@ -17,15 +17,13 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf"]
+Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf", "squares", "variance"]
+Subject = Literal["target", "logit", "norm", "fisher"]
 Removal = Literal["replace", "delete", "knockout"]
-# Points on the line from reference (0) to clean value (1), and the weight of each in the sum.
-Path = tuple[Sequence[float], Sequence[float]]
 # From shares [..., token], f(clean) and f(reference) to whether a path was fine enough.
 Accept = Callable[["Tensor", "Tensor", "Tensor"], bool]
 # Called with the nnsight model, a state, a stage and its values; see `whence.probe.observe.fold_stages`.
 Fold = Callable[[Any, dict[str, Any], dict[str, Any], dict[str, "Tensor"]], None]
-AT_INPUT: tuple[Path, ...] = (((1.0,), (1.0,)),)
 
 
 class Need(Enum):
@@ -161,18 +159,73 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A way that leads from word to word of the vocabulary (Sanyal and Ren 2021), instead of straight.
+
+    Attributes:
+        anchors: Words on the way of each token.
+        neighbors: The next word is one of so many that are nearest to the last.
+        strategy: Which of them: ``"greedy"``, the one that has to be moved least for the way to be monotone, or
+            ``"maxcount"``, the one that is between the last and the reference in most dimensions.
+    """
+
+    anchors: int
+    neighbors: int
+    strategy: Literal["greedy", "maxcount"]
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where derivatives are taken, one row of the model each, and what each of them counts.
+
+    A site's way leads from its reference (0) to its clean value (1); without a reference, from zero.
+
+    Attributes:
+        points: Where on the way.
+        weights: Weight of each point in the sum.
+        legs: Start and stop of the stretch of the way that each derivative is multiplied with; empty: all of it.
+        origins: At which of several references each point's way starts; empty: at the first.
+        noise: Standard deviation of Gaussian noise added at every point, in units of the root mean square of
+            each token's clean value; fixed tokens get none.
+        carried: The noise is part of the input, so it is also part of what the derivative is multiplied with.
+        item: Name of the random numbers of the noise (see `whence.core.random`); row ``k`` is for point ``k``.
+        alone: One feature at a time is on its way and the others are clean, with a row for each feature.
+        words: The way leads over words; None: straight.
+        sampled: The points are draws of equal weight, whose scatter gives a standard error.
+    """
+
+    points: Sequence[float] = (1.0,)
+    weights: Sequence[float] = (1.0,)
+    legs: Sequence[tuple[float, float]] = ()
+    origins: Sequence[int] = ()
+    noise: float = 0.0
+    carried: bool = False
+    item: str = ""
+    alone: bool = False
+    words: Words | None = None
+    sampled: bool = False
+
+
+AT_INPUT: tuple[Path, ...] = (Path(),)
+
+
+@dataclass(frozen=True)
 class Derivatives:
     """The answer to ``differentiate``.
 
     Attributes:
-        values: Derivatives of every column, contracted and averaged over the points as asked.
+        values: Derivatives of every column, contracted and summed over the points as asked.
         layers: Labels of the layer axis when several layers were asked for, else empty.
         here: Target at the clean input.
-        there: Target with the site set to the reference, per layer when there are several; None when
-            the question had no reference.
+        there: Target with the site set to the reference, per layer when there are several; with several
+            references the mean over the points; where features are alone on their way, of each feature
+            [batch, column, feature (, layer)]; None when the question had no reference.
         record: Plain data: mode, rows, vector-Jacobian and Jacobian-vector products, chunks, and ``path``,
             the number of the path that was taken.
         gaps: Checks that every derivative carries (no-op, leak, adjoint).
+        error: Standard errors of the values, of a sampled path of several points.
+        drift: Of a sampled path with a reference: standard error of the mean, over the points, of how far the
+            sum of a point's shares is from ``f(x) - f(its reference)``; per layer when there are several.
     """
 
     values: Float[Tensor, "batch column ..."]
@@ -181,6 +234,8 @@ class Derivatives:
     there: Float[Tensor, "batch column ..."] | None
     record: Mapping[str, Any]
     gaps: tuple[Gap, ...]
+    error: Float[Tensor, "batch column ..."] | None = None
+    drift: Float[Tensor, "batch column ..."] | None = None
 
 
 class Probe(Protocol):
@@ -188,7 +243,12 @@ class Probe(Protocol):
 
     @property
     def baseline(self) -> Any:
-        """The resolved reference of the input, or None."""
+        """The resolved reference of the input, or None; of several the first."""
+        ...
+
+    @property
+    def baselines(self) -> Sequence[Any]:
+        """The resolved references of the input, of a method that takes several."""
         ...
 
     @property
@@ -219,6 +279,11 @@ class Probe(Protocol):
     @property
     def free(self) -> Bool[Tensor, "batch feature"]:
         """Which features a perturbation can change: some token of theirs is asked for and not fixed."""
+        ...
+
+    @property
+    def layer_labels(self) -> tuple[str, ...]:
+        """Labels of the layer axis of answers; empty when they have none."""
         ...
 
     @property
@@ -263,10 +328,14 @@ class Probe(Protocol):
         paths: Sequence[Path] = AT_INPUT,
         accept: Accept | None = None,
         reference: bool = False,
+        of: Subject = "target",
+        rank: int = 1,
     ) -> Derivatives:
         """Derivatives of every column with respect to the asked site.
 
-        With several paths the first that ``accept`` accepts is taken, else the last.
+        With several paths the first that ``accept`` accepts is taken, else the last. ``of`` says what is
+        differentiated: the target, the token's logit, the length of the last state, or the ``rank`` main
+        directions of the distribution in the Fisher metric.
         """
         ...
 
@@ -284,10 +353,11 @@ class AbstractMethod(ABC):
         additive: A span's score is the sum of its steps' scores.
         signed: Whether scores carry a sign.
         auto_baseline: What ``baseline="auto"`` means for it: a rule, or ``"zero"``, or None if unused.
+        several_baselines: Whether ``baseline`` may be a list of references that it averages over.
+        perturbs: Whether it changes the input without comparing, so that ``keep`` says what it leaves alone.
         view: How extra axes are reduced for display when the user does not say.
         layer: Whether it can be asked at an intermediate site instead of the input (``layer=``).
         encoder_decoder: Whether it works with models that read their source with an encoder.
-        keeps: Whether it has tokens keep their true value (``keep=``) though it compares with no baseline.
         targets: Step functions that it can explain; None is any. Empty: it explains no number of the output,
             and a target is refused.
         defaults: What ``target``, ``segments``, ``steps``, ``sides``, ``step_scores`` mean for it when the user
@@ -302,12 +372,23 @@ class AbstractMethod(ABC):
     additive: ClassVar[bool]
     signed: ClassVar[bool]
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = None
+    several_baselines: ClassVar[bool] = False
+    perturbs: ClassVar[bool] = False
     view: ClassVar[Mapping[str, str]] = {"layer": "mean", "head": "mean", "unit": "sum"}
     layer: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = True
-    keeps: ClassVar[bool] = False
     targets: ClassVar[frozenset[str] | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def replaces(self) -> bool:
+        """Whether, with these options, it puts a baseline in the place of features; else a baseline is refused."""
+        return self.auto_baseline is not None
+
+    @property
+    def required(self) -> frozenset[Need]:
+        """What it needs with the options it has; `needs` says what it may need."""
+        return self.needs
 
     @property
     def directional(self) -> bool:

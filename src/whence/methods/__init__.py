@@ -13,10 +13,21 @@ METHODS = Registry(
     "method",
     "whence.methods",
     {
+        "discretized_integrated_gradients": (
+            "whence.methods.gradient.discretized_integrated_gradients:DiscretizedIntegratedGradients"
+        ),
+        "gradient_shap": "whence.methods.gradient.gradient_shap:GradientShap",
         "input_x_gradient": "whence.methods.gradient.input_x_gradient:InputXGradient",
         "integrated_gradients": "whence.methods.gradient.integrated_gradients:IntegratedGradients",
+        "jacobian_scope": "whence.methods.gradient.jacobian_scope:JacobianScope",
         "none": "whence.methods.none:NoAttribution",
         "saliency": "whence.methods.gradient.saliency:Saliency",
+        "sequential_integrated_gradients": (
+            "whence.methods.gradient.sequential_integrated_gradients:SequentialIntegratedGradients"
+        ),
+        "smoothgrad": "whence.methods.gradient.smoothgrad:SmoothGrad",
+        "squaregrad": "whence.methods.gradient.squaregrad:SquareGrad",
+        "vargrad": "whence.methods.gradient.vargrad:VarGrad",
     },
 )
 

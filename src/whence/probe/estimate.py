@@ -16,7 +16,9 @@ from whence.core.contract import (
     Reduction,
     Removal,
     Stage,
+    Subject,
 )
+from whence.probe.derivatives import plan_derivatives
 from whence.probe.plan import Plan, make_rows
 from whence.probe.probe import ModelProbe
 
@@ -63,6 +65,11 @@ class DryProbe:
         return self.probe.baseline
 
     @property
+    def baselines(self) -> Sequence[Any]:
+        """The references of the real probe."""
+        return self.probe.baselines
+
+    @property
     def here(self) -> Tensor:
         """Zeros: nothing is measured."""
         return self.probe.here
@@ -91,6 +98,11 @@ class DryProbe:
     def free(self) -> Tensor:
         """Which features a perturbation can change."""
         return self.probe.free
+
+    @property
+    def layer_labels(self) -> tuple[str, ...]:
+        """Labels of the layer axis."""
+        return self.probe.layer_labels
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -152,19 +164,22 @@ class DryProbe:
         paths: Sequence[Path] = AT_INPUT,
         accept: Accept | None = None,
         reference: bool = False,
+        of: Subject = "target",
+        rank: int = 1,
     ) -> Derivatives:
         """Zeros of the right shape, and a note of the plan: of the first path, as zeros are accepted."""
         import torch
 
         probe = self.probe
         layers = len(probe.layers.groups)
-        plan, _ = probe.plan(reduce=reduce, points=len(paths[0][0]), reference=reference)
-        self.plans += [plan] * (layers if reference else 1)
+        plan, _ = plan_derivatives(probe, reduce=reduce, paths=paths[:1], reference=reference, of=of, rank=rank)
+        self.plans += [plan] * (layers if reference or paths[0].noise else 1)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()
         third = probe.feature_count if reduce == "dot" else probe.batch.width
         units = (1,) if reduce in ("units", "gradient") else ()
-        there = torch.zeros(count, columns, *tail) if reference else None
+        each = (probe.feature_count,) if paths[0].alone else ()
+        there = torch.zeros(count, columns, *each, *tail) if reference else None
         values = torch.zeros(count, columns, third, *tail, *units)
         return Derivatives(values, probe.layers.labels, self.here, there, {"path": 0}, ())
 

@@ -89,6 +89,14 @@ def step_places(run: dict[str, Any], examples: Int[Tensor, " row"], kept: int) -
     return run["query"][examples] - (run["length"] - kept)
 
 
+def at_steps(
+    run: dict[str, Any], examples: Int[Tensor, " row"], hidden: Float[Tensor, "row position unit"]
+) -> Float[Tensor, "row step unit"]:
+    """What stands at the position of each step, among the positions that have logits."""
+    places = step_places(run, examples, hidden.shape[1]).to(hidden.device)
+    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
+
+
 def target_values(
     run: dict[str, Any], score: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor
 ) -> Float[Tensor, "row step"]:
