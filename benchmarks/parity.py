@@ -52,7 +52,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "smoothgrad": {"n_samples": 4},
     "squaregrad": {"n_samples": 4},
     "vargrad": {"n_samples": 4},
-    "jacobian_scope": {"scope": "fisher", "rank": 2},
+    "jacobian_scope": {"scope": "temperature"},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.

@@ -37,7 +37,8 @@ def text_of(model, count=6):
 
 def directional(method):
     """Whether forward mode can serve a method."""
-    return Need.GRADIENTS in whence.METHODS[method].needs and whence.METHODS[method](**own_options(method)).directional
+    made = whence.METHODS[method](**own_options(method))
+    return Need.GRADIENTS in made.required and made.directional
 
 
 def own_options(method):
@@ -69,7 +70,7 @@ def test_the_call_on_the_model_has_the_arguments_of_the_function():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_generated_text_is_explained_token_by_token(llama, method):
-    options = {**({} if method in GRADIENTS else CALLS[method]), "steps": "generated", "segments": "token"}
+    options = {**({} if Need.GRADIENTS in whence.METHODS[method].needs else CALLS[method]), "steps": "generated", "segments": "token"}
     out = llama.attribute(
         text_of(llama), method=method, generate={"max_new_tokens": 5}, step_scores=["probability"], **options
     )
