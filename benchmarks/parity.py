@@ -44,6 +44,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "saliency": {},
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
+    "occlusion": {"baseline": "mean", "keep": "none"},
+    "lime": {"n_samples": 32, "baseline": "mean", "keep": "none"},
+    "kernel_shap": {"n_samples": 64, "baseline": "mean", "keep": "none"},
+    "shapley_sampling": {"n_permutations": 4, "baseline": "mean", "keep": "none"},
+    "contextcite": {"n_samples": 16, "steps": [(0, 4)], "segments": "word"},
+    "loo_segments": {"steps": [(0, 4)], "segments": "word"},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.

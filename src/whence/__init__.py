@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from whence.methods.gradient.input_x_gradient import InputXGradient as InputXGradient
     from whence.methods.gradient.integrated_gradients import IntegratedGradients as IntegratedGradients
     from whence.methods.gradient.saliency import Saliency as Saliency
+    from whence.methods.perturbation.contextcite import ContextCite as ContextCite
+    from whence.methods.perturbation.kernel_shap import KernelShap as KernelShap
+    from whence.methods.perturbation.lime import Lime as Lime
+    from whence.methods.perturbation.loo_segments import LooSegments as LooSegments
+    from whence.methods.perturbation.occlusion import Occlusion as Occlusion
+    from whence.methods.perturbation.shapley_sampling import ShapleySampling as ShapleySampling
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
     from whence.scores import Attribution as Attribution
@@ -36,16 +42,22 @@ _HOME = {
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
+    "ContextCite": "methods.perturbation.contextcite",
     "FileFormatError": "core.errors",
     "InputError": "core.errors",
     "InputXGradient": "methods.gradient.input_x_gradient",
     "IntegratedGradients": "methods.gradient.integrated_gradients",
+    "KernelShap": "methods.perturbation.kernel_shap",
+    "Lime": "methods.perturbation.lime",
+    "LooSegments": "methods.perturbation.loo_segments",
     "Model": "models.model",
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
+    "Occlusion": "methods.perturbation.occlusion",
     "RemoteError": "core.errors",
     "Saliency": "methods.gradient.saliency",
     "Scores": "scores",
+    "ShapleySampling": "methods.perturbation.shapley_sampling",
     "StepFunction": "step_functions",
     "SwarmError": "core.errors",
     "UnknownNameError": "core.errors",
@@ -61,16 +73,22 @@ __all__ = [
     "Attribution",
     "Attributions",
     "CheckFailed",
+    "ContextCite",
     "FileFormatError",
     "InputError",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelShap",
+    "Lime",
+    "LooSegments",
     "Model",
     "ModelError",
     "NonFiniteScore",
+    "Occlusion",
     "RemoteError",
     "Saliency",
     "Scores",
+    "ShapleySampling",
     "StepFunction",
     "SwarmError",
     "UnknownNameError",

@@ -264,7 +264,7 @@ def _probe(
 
     model = question.model
     compares = question.method.auto_baseline is not None and question.baseline is not None
-    baseline = resolve_baseline(model, question.baseline, batch) if compares else None
+    baseline = resolve_baseline(model, question.baseline, batch) if compares and question.method.replaces else None
     return ModelProbe(
         model=model,
         batch=batch,
@@ -280,6 +280,7 @@ def _probe(
         baseline=baseline,
         mode=question.mode,
         thorough=question.strict,
+        seed=question.seed,
     )
 
 

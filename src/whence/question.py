@@ -116,8 +116,9 @@ def ask(
     function = resolve_step_function(target)
     if Need.GRADIENTS in made.needs and not function.differentiable:
         raise UnsupportedError(f"{made.name} differentiates, but {function.name} has no gradient; take another target.")
-    if made.auto_baseline is None and not (isinstance(baseline, str) and baseline == "auto"):
-        raise InputError(f"{made.name} compares with nothing, so baseline={baseline!r} would be ignored; leave it out.")
+    if not made.replaces and not (isinstance(baseline, str) and baseline == "auto"):
+        why = "compares with nothing" if made.auto_baseline is None else "replaces nothing with these options"
+        raise InputError(f"{made.name} {why}, so baseline={baseline!r:.80} would be ignored; leave it out.")
     if made.auto_baseline == "zero" and isinstance(baseline, str) and baseline in ("auto", "zero"):
         baseline = None
     chosen = (sides,) if isinstance(sides, str) else tuple(sides)

@@ -13,9 +13,15 @@ METHODS = Registry(
     "method",
     "whence.methods",
     {
+        "contextcite": "whence.methods.perturbation.contextcite:ContextCite",
         "input_x_gradient": "whence.methods.gradient.input_x_gradient:InputXGradient",
         "integrated_gradients": "whence.methods.gradient.integrated_gradients:IntegratedGradients",
+        "kernel_shap": "whence.methods.perturbation.kernel_shap:KernelShap",
+        "lime": "whence.methods.perturbation.lime:Lime",
+        "loo_segments": "whence.methods.perturbation.loo_segments:LooSegments",
+        "occlusion": "whence.methods.perturbation.occlusion:Occlusion",
         "saliency": "whence.methods.gradient.saliency:Saliency",
+        "shapley_sampling": "whence.methods.perturbation.shapley_sampling:ShapleySampling",
     },
 )
 

@@ -24,7 +24,7 @@ def respond_deleted(
     score: dict[str, Any],
     examples: Int[Tensor, " row"],
     masks: list[Bool[Tensor, "row position"]],
-    begin: int,
+    least: list[dict[str, Any]],
     chunk: int,
     advance: Callable[[int], None] | None,
 ) -> Float[Tensor, "row step"]:
@@ -36,7 +36,8 @@ def respond_deleted(
         score: The step function.
         examples: The example that each row is a variant of.
         masks: Per stream, the positions of each row to delete.
-        begin: The id that stands where nothing would be left for a step, or for the encoder, to read.
+        least: Per stream, what is read where nothing would be left: ``id``, and ``until`` [example], the
+            position up to which something has to be left.
         chunk: Rows per forward pass.
         advance: Told how many rows are done, or None.
 
@@ -45,20 +46,24 @@ def respond_deleted(
     """
     found = []
     for part in torch.arange(len(examples)).split(chunk):
-        rows = without_tokens(select_rows(run, examples[part]), [mask[part] for mask in masks], begin)
+        who = examples[part]
+        needed = [{"id": one["id"], "until": one["until"][who]} for one in least]
+        rows = without_tokens(select_rows(run, who), [mask[part] for mask in masks], needed)
         found.append(plain_targets(model, rows, score))
         if advance is not None:
             advance(len(part))
     return torch.cat(found)
 
 
-def without_tokens(run: dict[str, Any], masks: list[Bool[Tensor, "row position"]], begin: int) -> dict[str, Any]:
+def without_tokens(
+    run: dict[str, Any], masks: list[Bool[Tensor, "row position"]], least: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Rows whose masked tokens are gone; the others keep their order, and padding takes up the room.
 
     Args:
         run: The rows, each an example of its own (see `whence.probe.rows.select_rows`).
         masks: Per stream, the positions of each row to delete.
-        begin: The id that stands where nothing would be left to read.
+        least: Per stream, the ``id`` that stands at the beginning where nothing is left up to position ``until``.
 
     Returns:
         The rows. A step is predicted from the last token before it that is left.
@@ -72,15 +77,12 @@ def without_tokens(run: dict[str, Any], masks: list[Bool[Tensor, "row position"]
         ids = inputs[name]
         present = inputs[mask_name].bool() if mask_name in inputs else torch.ones_like(ids).bool()
         kept = present & ~masks[number]
-        last = number == len(names) - 1
-        # Something has to be there to read: for an encoder anything, for a decoder something before each step.
         first = present.int().argmax(1)
-        until = query.amin(1) if last else torch.full_like(first, ids.shape[1] - 1)
-        bare = kept.cumsum(1).gather(1, until[:, None])[:, 0] == 0
+        bare = kept.cumsum(1).gather(1, least[number]["until"][:, None])[:, 0] == 0
         kept[bare, first[bare]] = True
         ids = ids.clone()
-        ids[bare, first[bare]] = begin
-        if last:
+        ids[bare, first[bare]] = least[number]["id"]
+        if number == len(names) - 1:
             before = kept.cumsum(1).gather(1, query)
             total = kept.sum(1, keepdim=True)
             query = before - 1 + (ids.shape[1] - total if left else 0)
