@@ -61,8 +61,8 @@ def remove_features(
             require_masks(probe.model)
             found = probe.model.run(respond_deleted, masks=tokens, least=least_inputs(probe), **shared)
         else:
-            require_sight(probe, examples, tokens)
             require_heads(probe.anatomy, heads)
+            require_sight(probe, examples, tokens)
             found = probe.model.run(
                 respond_cut_off,
                 leaves=attention_leaves(probe.model.architecture, probe.anatomy, layers),
@@ -183,8 +183,8 @@ def require_sight(probe: ModelProbe, examples: Int[Tensor, " row"], tokens: list
     sources = present[examples][:, : probe.widths[0]]
     if bool(torch.all(tokens[0] | ~sources, dim=1).any()):
         raise UnsupportedError(
-            "knockout: a feature is the whole source, and attention to nothing is not defined. Take smaller "
-            "segments, keep='special', or removal='replace'."
+            "knockout: a row leaves nothing of the source, and attention to nothing is not defined. Keep a token of "
+            "it (keep='special', or positions), or take removal='replace'."
         )
 
 
