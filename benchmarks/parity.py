@@ -53,6 +53,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "squaregrad": {"n_samples": 4},
     "vargrad": {"n_samples": 4},
     "jacobian_scope": {"scope": "temperature"},
+    "occlusion": {"baseline": "mean", "keep": "none"},
+    "lime": {"n_samples": 32, "baseline": "mean", "keep": "none"},
+    "kernel_shap": {"n_samples": 64, "baseline": "mean", "keep": "none"},
+    "shapley_sampling": {"n_permutations": 4, "baseline": "mean", "keep": "none"},
+    "contextcite": {"n_samples": 16, "segments": "word"},
+    "loo_segments": {"segments": "word"},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from whence.methods.gradient.smoothgrad import SmoothGrad as SmoothGrad
     from whence.methods.gradient.squaregrad import SquareGrad as SquareGrad
     from whence.methods.gradient.vargrad import VarGrad as VarGrad
+    from whence.methods.perturbation.contextcite import ContextCite as ContextCite
+    from whence.methods.perturbation.kernel_shap import KernelShap as KernelShap
+    from whence.methods.perturbation.lime import Lime as Lime
+    from whence.methods.perturbation.loo_segments import LooSegments as LooSegments
+    from whence.methods.perturbation.occlusion import Occlusion as Occlusion
+    from whence.methods.perturbation.shapley_sampling import ShapleySampling as ShapleySampling
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
     from whence.scores import Attribution as Attribution
@@ -43,11 +49,10 @@ if TYPE_CHECKING:
 
 # Where each public name lives; nothing of it is imported before it is used.
 _HOME = {
-    "METHODS": "methods",
-    "STEP_FUNCTIONS": "step_functions",
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
+    "ContextCite": "methods.perturbation.contextcite",
     "DiscretizedIntegratedGradients": "methods.gradient.discretized_integrated_gradients",
     "FileFormatError": "core.errors",
     "GradientShap": "methods.gradient.gradient_shap",
@@ -55,13 +60,20 @@ _HOME = {
     "InputXGradient": "methods.gradient.input_x_gradient",
     "IntegratedGradients": "methods.gradient.integrated_gradients",
     "JacobianScope": "methods.gradient.jacobian_scope",
+    "KernelShap": "methods.perturbation.kernel_shap",
+    "Lime": "methods.perturbation.lime",
+    "LooSegments": "methods.perturbation.loo_segments",
+    "METHODS": "methods",
     "Model": "models.model",
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
+    "Occlusion": "methods.perturbation.occlusion",
     "RemoteError": "core.errors",
+    "STEP_FUNCTIONS": "step_functions",
     "Saliency": "methods.gradient.saliency",
     "Scores": "scores",
     "SequentialIntegratedGradients": "methods.gradient.sequential_integrated_gradients",
+    "ShapleySampling": "methods.perturbation.shapley_sampling",
     "SmoothGrad": "methods.gradient.smoothgrad",
     "SquareGrad": "methods.gradient.squaregrad",
     "StepFunction": "step_functions",
@@ -81,6 +93,7 @@ __all__ = [
     "Attribution",
     "Attributions",
     "CheckFailed",
+    "ContextCite",
     "DiscretizedIntegratedGradients",
     "FileFormatError",
     "GradientShap",
@@ -88,13 +101,18 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "JacobianScope",
+    "KernelShap",
+    "Lime",
+    "LooSegments",
     "Model",
     "ModelError",
     "NonFiniteScore",
+    "Occlusion",
     "RemoteError",
     "Saliency",
     "Scores",
     "SequentialIntegratedGradients",
+    "ShapleySampling",
     "SmoothGrad",
     "SquareGrad",
     "StepFunction",

@@ -41,10 +41,11 @@ def expected(family, out, row):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_alone_and_in_a_batch(family, method):
     model = model_of(family)
-    options = {"segments": "token", "steps": "generated", "sides": ("source", "prefix"), "progress": False}
+    # What is usual for a method is left aside: all are asked alike.
+    options = {**CALLS[method], "method": method, "progress": False}
+    options |= {"segments": "token", "steps": "generated", "sides": ("source", "prefix")}
     # The probability of random continuations is next to nothing, and so would the scores be.
     options |= {"target": "logprob"} if whence.METHODS[method].targets is None else {}
-    options |= {"method": method, **CALLS[method]}
     if (method, family) in ABSENT:
         with pytest.raises(whence.UnsupportedError, match=ABSENT[method, family]):
             model.attribute(PROMPTS[0], CONTINUATIONS[0], **options)

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf", "squares", "variance"]
@@ -144,6 +144,7 @@ class Answer:
             precedes it; False makes a cell NaN. None: everywhere.
         error: Standard error of every score, where the method samples.
         extras: Further scores by name.
+        each: Like `record`, but one entry per example, such as how well a fit of its own went.
     """
 
     scores: Float[Tensor, "batch column feature ..."]
@@ -156,6 +157,7 @@ class Answer:
     defined: Bool[Tensor, "batch column feature"] | None = None
     error: Float[Tensor, "batch column feature ..."] | None = None
     extras: Mapping[str, Extra] = field(default_factory=dict)
+    each: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -277,8 +279,18 @@ class Probe(Protocol):
         ...
 
     @property
+    def outside(self) -> Bool[Tensor, "batch column feature"]:
+        """Which features each column looks at from outside: some step sees it, and is not read from inside it."""
+        ...
+
+    @property
     def free(self) -> Bool[Tensor, "batch feature"]:
-        """Which features a perturbation can change: some token of theirs is asked for and not fixed."""
+        """Which features a removal changes: some token of theirs is asked for, not fixed, not at the baseline."""
+        ...
+
+    @property
+    def streams(self) -> Int[Tensor, "batch feature"]:
+        """The stream that each feature begins in; -1 for features that a sequence does not have."""
         ...
 
     @property

@@ -13,18 +13,20 @@ METHODS = Registry(
     "method",
     "whence.methods",
     {
-        "discretized_integrated_gradients": (
-            "whence.methods.gradient.discretized_integrated_gradients:DiscretizedIntegratedGradients"
-        ),
+        "contextcite": "whence.methods.perturbation.contextcite:ContextCite",
+        "discretized_integrated_gradients": "whence.methods.gradient.discretized_integrated_gradients:DiscretizedIntegratedGradients",
         "gradient_shap": "whence.methods.gradient.gradient_shap:GradientShap",
         "input_x_gradient": "whence.methods.gradient.input_x_gradient:InputXGradient",
         "integrated_gradients": "whence.methods.gradient.integrated_gradients:IntegratedGradients",
         "jacobian_scope": "whence.methods.gradient.jacobian_scope:JacobianScope",
+        "kernel_shap": "whence.methods.perturbation.kernel_shap:KernelShap",
+        "lime": "whence.methods.perturbation.lime:Lime",
+        "loo_segments": "whence.methods.perturbation.loo_segments:LooSegments",
         "none": "whence.methods.none:NoAttribution",
+        "occlusion": "whence.methods.perturbation.occlusion:Occlusion",
         "saliency": "whence.methods.gradient.saliency:Saliency",
-        "sequential_integrated_gradients": (
-            "whence.methods.gradient.sequential_integrated_gradients:SequentialIntegratedGradients"
-        ),
+        "sequential_integrated_gradients": "whence.methods.gradient.sequential_integrated_gradients:SequentialIntegratedGradients",
+        "shapley_sampling": "whence.methods.perturbation.shapley_sampling:ShapleySampling",
         "smoothgrad": "whence.methods.gradient.smoothgrad:SmoothGrad",
         "squaregrad": "whence.methods.gradient.squaregrad:SquareGrad",
         "vargrad": "whence.methods.gradient.vargrad:VarGrad",

@@ -95,9 +95,19 @@ class DryProbe:
         return self.probe.defined
 
     @property
+    def outside(self) -> Tensor:
+        """Which features each column looks at from outside."""
+        return self.probe.outside
+
+    @property
     def free(self) -> Tensor:
-        """Which features a perturbation can change."""
+        """Which features a removal changes."""
         return self.probe.free
+
+    @property
+    def streams(self) -> Tensor:
+        """The stream that each feature begins in."""
+        return self.probe.streams
 
     @property
     def layer_labels(self) -> tuple[str, ...]:

@@ -24,7 +24,14 @@ from whence.probe.baseline import Baseline, replaceable
 from whence.probe.batch import Batch
 from whence.probe.checks import check_finite
 from whence.probe.derivatives import take_derivatives
-from whence.probe.features import defined_features, feature_of, free_features
+from whence.probe.features import (
+    at_baseline,
+    defined_features,
+    feature_of,
+    feature_streams,
+    free_features,
+    outside_features,
+)
 from whence.probe.layers import Layers, leaf, stage_data
 from whence.probe.measure import measure
 from whence.probe.observe import fold_stages, observe
@@ -249,16 +256,33 @@ class ModelProbe:
         return defined_features(self.batch, self.groups, self.asked, self.layers.streams)
 
     @property
+    def outside(self) -> Bool[Tensor, "example column feature"]:
+        """Which features each column looks at from outside."""
+        return outside_features(self.batch, self.feature_of(), self.feature_count)
+
+    @property
+    def streams(self) -> Int[Tensor, "example feature"]:
+        """The stream that each feature begins in, or -1."""
+        return feature_streams(self.batch, self.feature_of(), self.feature_count)
+
+    @property
     def free(self) -> Bool[Tensor, "example feature"]:
-        """Which features a perturbation can change."""
+        """Which features a removal changes."""
         return free_features(self.feature_of(), self.changeable(), self.feature_count)
 
     def changeable(self) -> Bool[Tensor, "example token"]:
-        """Which places of the padded token axis a perturbation may change."""
+        """Which places of the padded token axis a removal changes."""
         import torch
 
-        free = self.batch.mask([[not kept for kept in flags] for flags in self.fixed]) & (self.feature_of() >= 0)
-        return free & torch.cat(self.reference()["replace"], dim=1) if self.baseline is not None else free
+        asked = self.batch.mask(self.asked) & (self.feature_of() >= 0)
+        if self.layers.deep:
+            # Below the first layer every position holds something of others, also that of a fixed token.
+            parts = asked.split(list(self.widths), dim=1)
+            return torch.cat([part & (k in self.layers.streams) for k, part in enumerate(parts)], dim=1)
+        free = asked & self.batch.mask([[not kept for kept in flags] for flags in self.fixed])
+        if self.baseline is None:
+            return free
+        return free & torch.cat(self.reference()["replace"], dim=1) & ~at_baseline(self.batch, self.baseline)
 
     def shape(self) -> Shape:
         """The sizes that decide about memory."""
