@@ -14,7 +14,9 @@ METHODS = Registry(
     "whence.methods",
     {
         "contextcite": "whence.methods.perturbation.contextcite:ContextCite",
-        "discretized_integrated_gradients": "whence.methods.gradient.discretized_integrated_gradients:DiscretizedIntegratedGradients",
+        "discretized_integrated_gradients": (
+            "whence.methods.gradient.discretized_integrated_gradients:DiscretizedIntegratedGradients"
+        ),
         "gradient_shap": "whence.methods.gradient.gradient_shap:GradientShap",
         "input_x_gradient": "whence.methods.gradient.input_x_gradient:InputXGradient",
         "integrated_gradients": "whence.methods.gradient.integrated_gradients:IntegratedGradients",
@@ -25,7 +27,9 @@ METHODS = Registry(
         "none": "whence.methods.none:NoAttribution",
         "occlusion": "whence.methods.perturbation.occlusion:Occlusion",
         "saliency": "whence.methods.gradient.saliency:Saliency",
-        "sequential_integrated_gradients": "whence.methods.gradient.sequential_integrated_gradients:SequentialIntegratedGradients",
+        "sequential_integrated_gradients": (
+            "whence.methods.gradient.sequential_integrated_gradients:SequentialIntegratedGradients"
+        ),
         "shapley_sampling": "whence.methods.perturbation.shapley_sampling:ShapleySampling",
         "smoothgrad": "whence.methods.gradient.smoothgrad:SmoothGrad",
         "squaregrad": "whence.methods.gradient.squaregrad:SquareGrad",
