@@ -44,6 +44,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "saliency": {},
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
+    "reagent": {"n_rounds": 8},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from whence.methods.gradient.input_x_gradient import InputXGradient as InputXGradient
     from whence.methods.gradient.integrated_gradients import IntegratedGradients as IntegratedGradients
     from whence.methods.gradient.saliency import Saliency as Saliency
+    from whence.methods.perturbation.reagent import ReAGent as ReAGent
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
     from whence.scores import Attribution as Attribution
@@ -43,6 +44,7 @@ _HOME = {
     "Model": "models.model",
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
+    "ReAGent": "methods.perturbation.reagent",
     "RemoteError": "core.errors",
     "Saliency": "methods.gradient.saliency",
     "Scores": "scores",
@@ -68,6 +70,7 @@ __all__ = [
     "Model",
     "ModelError",
     "NonFiniteScore",
+    "ReAGent",
     "RemoteError",
     "Saliency",
     "Scores",

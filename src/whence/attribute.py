@@ -272,7 +272,7 @@ def _probe(
         layers=find_layers(model.architecture, question.layer),
         groups=tuple(segment_tokens(one.tokens, question.segments) for one in batch.sequences),
         fixed=tuple(
-            fixed_tokens(question, one, prompt) if compares else [False] * len(one.tokens)
+            fixed_tokens(question, one, prompt) if compares or question.method.perturbs else [False] * len(one.tokens)
             for one, prompt in zip(batch.sequences, prompts, strict=True)
         ),
         asked=tuple([token.side in question.sides for token in one.tokens] for one in batch.sequences),
@@ -280,6 +280,7 @@ def _probe(
         baseline=baseline,
         mode=question.mode,
         thorough=question.strict,
+        seed=question.seed,
     )
 
 

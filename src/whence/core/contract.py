@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf"]
@@ -102,6 +102,30 @@ class Anatomy:
     def has(self, stack: str, name: str, layer: int | None = None) -> bool:
         """Whether there is a site of that name."""
         return self.site(stack, name, layer) in self.sites
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens that the model reads, and those that could stand in their places, as plain data.
+
+    Attributes:
+        ids: The id at each place of the padded token axis.
+        present: Whether a place has a token, and is not padding.
+        feature: The feature of a place that may change, else -1.
+        classes: For every id, the number of its lexical class (see `whence.text.lexical_classes`); -1 where it
+            is never to be put into a text: it is special, or stands for nothing.
+        names: What the classes are called. One class where there is no tokenizer.
+        texts: For every id, its characters; empty where there is no tokenizer.
+        starts: For every id, whether it begins a word; empty where there is no tokenizer.
+    """
+
+    ids: Int[Tensor, "batch token"]
+    present: Bool[Tensor, "batch token"]
+    feature: Int[Tensor, "batch token"]
+    classes: Int[Tensor, " id"]
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    starts: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -222,6 +246,16 @@ class Probe(Protocol):
         """The model's stacks and sites."""
         ...
 
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model reads, and those that could stand in their places; made anew on every access."""
+        ...
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run."""
         ...
@@ -243,8 +277,11 @@ class Probe(Protocol):
         """Target values with features removed, one row per variant."""
         ...
 
-    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
-        """Target values with other tokens in the input, one row per variant."""
+    def resample(self, examples: Tensor, ids: Tensor, *, top: int | None = None, rows: int | None = None) -> Tensor:
+        """Target values with other tokens in the input, one row per variant.
+
+        With ``top``, how many steps of each column have their token among the ``top`` most probable.
+        """
         ...
 
     def differentiate(
@@ -277,6 +314,8 @@ class AbstractMethod(ABC):
         auto_baseline: What ``baseline="auto"`` means for it: a rule, or ``"zero"``, or None if unused.
         view: How extra axes are reduced for display when the user does not say.
         layer: Whether it can be asked at an intermediate site instead of the input (``layer=``).
+        perturbs: Whether it puts something else in the place of tokens, so that those of ``keep=`` stay as they
+            are and score 0.
         encoder_decoder: Whether it works with models that read their source with an encoder.
         targets: Step functions that it can explain; None is any. Empty: it explains no number of the output,
             and a target is refused.
@@ -294,6 +333,7 @@ class AbstractMethod(ABC):
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = None
     view: ClassVar[Mapping[str, str]] = {"layer": "mean", "head": "mean", "unit": "sum"}
     layer: ClassVar[bool] = False
+    perturbs: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = True
     targets: ClassVar[frozenset[str] | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}

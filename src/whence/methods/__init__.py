@@ -15,6 +15,7 @@ METHODS = Registry(
     {
         "input_x_gradient": "whence.methods.gradient.input_x_gradient:InputXGradient",
         "integrated_gradients": "whence.methods.gradient.integrated_gradients:IntegratedGradients",
+        "reagent": "whence.methods.perturbation.reagent:ReAGent",
         "saliency": "whence.methods.gradient.saliency:Saliency",
     },
 )
