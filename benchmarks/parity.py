@@ -59,6 +59,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "shapley_sampling": {"n_permutations": 4, "baseline": "mean", "keep": "none"},
     "contextcite": {"n_samples": 16, "segments": "word"},
     "loo_segments": {"segments": "word"},
+    "reagent": {"n_rounds": 8},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.

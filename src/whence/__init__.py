@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from whence.methods.perturbation.lime import Lime as Lime
     from whence.methods.perturbation.loo_segments import LooSegments as LooSegments
     from whence.methods.perturbation.occlusion import Occlusion as Occlusion
+    from whence.methods.perturbation.reagent import ReAGent as ReAGent
     from whence.methods.perturbation.shapley_sampling import ShapleySampling as ShapleySampling
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
@@ -68,6 +69,7 @@ _HOME = {
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
     "Occlusion": "methods.perturbation.occlusion",
+    "ReAGent": "methods.perturbation.reagent",
     "RemoteError": "core.errors",
     "STEP_FUNCTIONS": "step_functions",
     "Saliency": "methods.gradient.saliency",
@@ -108,6 +110,7 @@ __all__ = [
     "ModelError",
     "NonFiniteScore",
     "Occlusion",
+    "ReAGent",
     "RemoteError",
     "Saliency",
     "Scores",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whence.core.contract import Answer, Extra, Gap, Need
+from whence.core.contract import AbstractMethod, Answer, Extra, Gap, Need
 from whence.core.errors import CheckFailed, NonFiniteScore
 from whence.core.tokens import Token
 from whence.probe.checks import EXACT
@@ -111,7 +111,7 @@ def _one(
         info={
             **info,
             "method": question.method.name,
-            "method_options": dataclasses.asdict(question.method),
+            "method_options": _options(question.method),
             "default_view": {axis: question.method.view.get(axis, "mean") for axis in answer.axes},
             "additive": question.method.additive,
             "signed": question.method.signed,
@@ -121,6 +121,14 @@ def _one(
             ],
         },
     )
+
+
+def _options(method: AbstractMethod) -> dict[str, Any]:
+    """A method's options as plain data; a function by its name."""
+    return {
+        name: getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
+        for name, value in dataclasses.asdict(method).items()
+    }
 
 
 def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndarray:

@@ -65,10 +65,12 @@ SENT = frozenset(
     {
         "models/programs.py",
         "methods/gradient/completeness.py",
+        "methods/perturbation/next_token.py",
         "probe/differentiate.py",
         "probe/locate.py",
         "probe/measure.py",
         "probe/observe.py",
+        "probe/remove.py",
         "probe/respond.py",
         "step_functions/functions.py",
         "step_functions/inputs.py",

@@ -112,6 +112,30 @@ class Anatomy:
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """The tokens that the model reads, and those that could stand in their places, as plain data.
+
+    Attributes:
+        ids: The id at each place of the padded token axis.
+        present: Whether a place has a token, and is not padding.
+        feature: The feature of a place that may change, else -1.
+        classes: For every id, the number of its lexical class (see `whence.text.lexical_classes`); -1 where it
+            is never to be put into a text: it is special, or stands for nothing.
+        names: What the classes are called. One class where there is no tokenizer.
+        texts: For every id, its characters; empty where there is no tokenizer.
+        starts: For every id, whether it begins a word; empty where there is no tokenizer.
+    """
+
+    ids: Int[Tensor, "batch token"]
+    present: Bool[Tensor, "batch token"]
+    feature: Int[Tensor, "batch token"]
+    classes: Int[Tensor, " id"]
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    starts: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class Extra:
     """Scores between other pairs than step and token, such as attention inside an encoder.
 
@@ -308,6 +332,16 @@ class Probe(Protocol):
         """The model's stacks and sites."""
         ...
 
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model reads, and those that could stand in their places; made anew on every access."""
+        ...
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run."""
         ...
@@ -329,8 +363,11 @@ class Probe(Protocol):
         """Target values with features removed, one row per variant."""
         ...
 
-    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
-        """Target values with other tokens in the input, one row per variant."""
+    def resample(self, examples: Tensor, ids: Tensor, *, top: int | None = None, rows: int | None = None) -> Tensor:
+        """Target values with other tokens in the input, one row per variant.
+
+        With ``top``, how many steps of each column have their token among the ``top`` most probable.
+        """
         ...
 
     def differentiate(
@@ -369,6 +406,8 @@ class AbstractMethod(ABC):
         perturbs: Whether it changes the input without comparing, so that ``keep`` says what it leaves alone.
         view: How extra axes are reduced for display when the user does not say.
         layer: Whether it can be asked at an intermediate site instead of the input (``layer=``).
+        perturbs: Whether it puts something else in the place of tokens, so that those of ``keep=`` stay as they
+            are and score 0.
         encoder_decoder: Whether it works with models that read their source with an encoder.
         targets: Step functions that it can explain; None is any. Empty: it explains no number of the output,
             and a target is refused.
@@ -388,6 +427,7 @@ class AbstractMethod(ABC):
     perturbs: ClassVar[bool] = False
     view: ClassVar[Mapping[str, str]] = {"layer": "mean", "head": "mean", "unit": "sum"}
     layer: ClassVar[bool] = False
+    perturbs: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = True
     targets: ClassVar[frozenset[str] | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}

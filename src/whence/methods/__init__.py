@@ -26,6 +26,7 @@ METHODS = Registry(
         "loo_segments": "whence.methods.perturbation.loo_segments:LooSegments",
         "none": "whence.methods.none:NoAttribution",
         "occlusion": "whence.methods.perturbation.occlusion:Occlusion",
+        "reagent": "whence.methods.perturbation.reagent:ReAGent",
         "saliency": "whence.methods.gradient.saliency:Saliency",
         "sequential_integrated_gradients": (
             "whence.methods.gradient.sequential_integrated_gradients:SequentialIntegratedGradients"

@@ -17,6 +17,7 @@ from whence.core.contract import (
     Removal,
     Stage,
     Subject,
+    Vocabulary,
 )
 from whence.probe.derivatives import plan_derivatives
 from whence.probe.plan import Plan, make_rows
@@ -124,6 +125,16 @@ class DryProbe:
         """The model's stacks and sites."""
         return self.probe.anatomy
 
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        return self.probe.unit
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of the real probe."""
+        return self.probe.vocabulary
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """The real values: what a method does next may depend on their shapes. One forward pass."""
         self._rows(len(self.probe.groups), len(self.probe.groups))
@@ -153,11 +164,11 @@ class DryProbe:
         tail = (wide,) if self.probe.layers.labels else ()
         return torch.zeros(len(examples), self.probe.batch.columns.shape[1], *tail)
 
-    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
+    def resample(self, examples: Tensor, ids: Tensor, *, top: int | None = None, rows: int | None = None) -> Tensor:
         """Zeros, and a note of the rows."""
         import torch
 
-        del ids
+        del ids, top
         self._rows(len(examples), rows)
         return torch.zeros(len(examples), self.probe.batch.columns.shape[1])
 

@@ -17,6 +17,7 @@ from whence.core.contract import (
     Removal,
     Stage,
     Subject,
+    Vocabulary,
 )
 from whence.core.errors import ModelError
 from whence.models.model import Model
@@ -38,6 +39,7 @@ from whence.probe.observe import fold_stages, observe
 from whence.probe.payload import run_data, score_data
 from whence.probe.plan import Shape, shape_of
 from whence.probe.variants import exchange_tokens, remove_features
+from whence.probe.vocabulary import vocabulary
 from whence.step_functions import StepFunction
 
 if TYPE_CHECKING:
@@ -91,9 +93,8 @@ class ModelProbe:
         """
         leaves = [leaf(self.model.architecture.site(name), 0) for name in sites]
         leaves.sort(key=lambda one: one["order"])
-        return self.model.run(
-            observe, run=run_data(self.model, self.batch), leaves=leaves, count=len(self.batch.sequences)
-        )
+        run = run_data(self.model, self.batch, reads=leaves)
+        return self.model.run(observe, run=run, leaves=leaves, count=len(self.batch.sequences))
 
     def fold(self, stages: Sequence[Stage], step: Fold, data: Mapping[str, Any]) -> dict[str, Tensor]:
         """What a function makes of internal values of the clean run, stage by stage, where the model is.
@@ -109,10 +110,11 @@ class ModelProbe:
         Raises:
             UnknownNameError: No site of a name.
         """
+        found = [stage_data(self.model.architecture, stage) for stage in stages]
         return self.model.run(
             fold_stages,
-            run=run_data(self.model, self.batch),
-            stages=[stage_data(self.model.architecture, stage) for stage in stages],
+            run=run_data(self.model, self.batch, reads=[one for stage in found for one in stage["leaves"]]),
+            stages=found,
             step=step,
             data=dict(data),
             count=len(self.groups),
@@ -151,13 +153,20 @@ class ModelProbe:
         return self._columns_of(examples, steps)
 
     def resample(
-        self, examples: Int[Tensor, " row"], ids: Int[Tensor, "row token"], *, rows: int | None = None
+        self,
+        examples: Int[Tensor, " row"],
+        ids: Int[Tensor, "row token"],
+        *,
+        top: int | None = None,
+        rows: int | None = None,
     ) -> Float[Tensor, "row column"]:
         """Target values with other tokens in the input; what is explained stays the same tokens.
 
         Args:
             examples: The sequence that each row is a variant of.
             ids: The ids that each row reads, on the padded token axis.
+            top: Instead of the target, how many steps of each column have their token among the ``top`` most
+                probable.
             rows: Rows per forward pass; None is what fits.
 
         Returns:
@@ -166,7 +175,7 @@ class ModelProbe:
         Raises:
             NonFiniteScore: A value is NaN or infinite.
         """
-        return self._columns_of(examples, exchange_tokens(self, examples, ids, rows=rows))
+        return self._columns_of(examples, exchange_tokens(self, examples, ids, top=top, rows=rows))
 
     def _columns_of(
         self, examples: Int[Tensor, " row"], steps: Float[Tensor, "layer row step"]
@@ -249,6 +258,16 @@ class ModelProbe:
         """The model's stacks and sites."""
         found = self.model.architecture
         return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        return self.target.unit
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model reads, and those that could stand in their places."""
+        return vocabulary(self.model, self.batch, self.feature_of().masked_fill(~self.changeable(), -1))
 
     @property
     def defined(self) -> Bool[Tensor, "example column feature"]:

@@ -55,15 +55,20 @@ def forward_rows(
     if run["keep"] is not None:
         call["logits_to_keep"] = run["keep"]
     values = []
+    hidden = None
     with model.trace(**call, use_cache=False):
         for leaf in leaves:
+            if hidden is None and leaf["key"] in ("unembed", "logits"):
+                # What enters the unembedding comes before these.
+                hidden = resolve(model, run["unembed"]).input
             value = read_site(model, leaf["spec"])
             edited = edit(leaf, value)
             if edited is not None:
                 write_site(model, leaf["spec"], edited)
                 value = edited
             values.append(None if leaf.get("passing") else value)
-        hidden = resolve(model, run["unembed"]).input
+        if hidden is None:
+            hidden = resolve(model, run["unembed"]).input
         logits = model.output.logits
     return {"values": values, "hidden": hidden, "logits": logits}
 
