@@ -41,7 +41,10 @@ GENERATE = {"max_new_tokens": 4}
 
 # Every method of the library, with the options that it is compared with. A test holds this table to the registry.
 CALLS: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "attention_rollout": {},
     "saliency": {},
+    "value_zeroing": {},
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
 }

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from whence.methods.gradient.input_x_gradient import InputXGradient as InputXGradient
     from whence.methods.gradient.integrated_gradients import IntegratedGradients as IntegratedGradients
     from whence.methods.gradient.saliency import Saliency as Saliency
+    from whence.methods.internals.attention import Attention as Attention
+    from whence.methods.internals.attention_rollout import AttentionRollout as AttentionRollout
+    from whence.methods.internals.value_zeroing import ValueZeroing as ValueZeroing
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
     from whence.scores import Attribution as Attribution
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 _HOME = {
     "METHODS": "methods",
     "STEP_FUNCTIONS": "step_functions",
+    "Attention": "methods.internals.attention",
+    "AttentionRollout": "methods.internals.attention_rollout",
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
@@ -50,6 +55,7 @@ _HOME = {
     "SwarmError": "core.errors",
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
+    "ValueZeroing": "methods.internals.value_zeroing",
     "WhenceError": "core.errors",
     "load": "models.loading",
     "load_attribution": "scores",
@@ -58,6 +64,8 @@ _HOME = {
 __all__ = [
     "METHODS",
     "STEP_FUNCTIONS",
+    "Attention",
+    "AttentionRollout",
     "Attribution",
     "Attributions",
     "CheckFailed",
@@ -75,6 +83,7 @@ __all__ = [
     "SwarmError",
     "UnknownNameError",
     "UnsupportedError",
+    "ValueZeroing",
     "WhenceError",
     "__version__",
     "load",

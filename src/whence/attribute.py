@@ -17,7 +17,8 @@ from whence.probe.baseline import resolve_baseline
 from whence.probe.batch import Batch, collate, force
 from whence.probe.estimate import DryProbe, Estimate
 from whence.probe.layers import find_layers
-from whence.probe.probe import ModelProbe, measure_batch, sum_columns
+from whence.probe.measuring import measure_batch, sum_columns
+from whence.probe.probe import ModelProbe
 from whence.question import SIDES, Question, ask, fixed_tokens
 from whence.scores import Attribution, Attributions
 from whence.step_functions import StepFunction
@@ -230,12 +231,20 @@ def _one_batch(question: Question, prompts: list[Encoded], given: list[Any]) -> 
         elif question.generate:
             raise InputError("generate= belongs to a generated continuation, but the continuation is given.")
     batch = _collate(question, prompts, texts)
-    functions = [question.target, *question.step_scores]
-    values = measure_batch(model, batch, functions)
+    values = _measured(question, batch)
     here = sum_columns(batch.columns, values[0])
     probe = _probe(question, batch, prompts, here)
     answer = question.method(probe)
     return assemble(question, probe, answer, prompts, values, _info(question, probe))
+
+
+def _measured(question: Question, batch: Batch) -> list[Float[Tensor, "example step"]]:
+    """Target and step scores on the clean input; without a pass if nobody looks at them."""
+    import torch
+
+    if not (question.explains or question.step_scores):
+        return [torch.zeros(batch.query.shape)]
+    return measure_batch(question.model, batch, [question.target, *question.step_scores])
 
 
 def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | None]) -> Batch:
@@ -245,7 +254,7 @@ def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | N
     start = model.decoder_start if model.encoder_decoder else None
     name = "" if start is None else model.token_name(start)
     sequences = [force(p, t, start, question.steps, name) for p, t in zip(prompts, texts, strict=True)]
-    if any(one.spans for one in sequences) and not question.target.additive:
+    if question.explains and any(one.spans for one in sequences) and not question.target.additive:
         raise InputError(
             f"a span is the sum of its steps, and {question.target.name} does not add up over steps. "
             "Take target='logprob' (the log-probability of the whole span) or 'logit'."

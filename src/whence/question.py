@@ -40,6 +40,11 @@ class Question:
     strict: bool
     generate: Mapping[str, Any]
 
+    @property
+    def explains(self) -> bool:
+        """Whether the method explains the target."""
+        return self.method.targets is None or bool(self.method.targets)
+
 
 def ask(
     model: Model,

@@ -65,11 +65,15 @@ SENT = frozenset(
     {
         "models/programs.py",
         "methods/gradient/completeness.py",
+        "methods/internals/patterns.py",
+        "methods/internals/rolling.py",
         "probe/differentiate.py",
         "probe/locate.py",
         "probe/measure.py",
         "probe/observe.py",
+        "probe/remove.py",
         "probe/respond.py",
+        "probe/zero.py",
         "step_functions/functions.py",
         "step_functions/inputs.py",
     }

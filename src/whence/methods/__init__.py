@@ -13,9 +13,12 @@ METHODS = Registry(
     "method",
     "whence.methods",
     {
+        "attention": "whence.methods.internals.attention:Attention",
+        "attention_rollout": "whence.methods.internals.attention_rollout:AttentionRollout",
         "input_x_gradient": "whence.methods.gradient.input_x_gradient:InputXGradient",
         "integrated_gradients": "whence.methods.gradient.integrated_gradients:IntegratedGradients",
         "saliency": "whence.methods.gradient.saliency:Saliency",
+        "value_zeroing": "whence.methods.internals.value_zeroing:ValueZeroing",
     },
 )
 

@@ -16,6 +16,8 @@ from whence.core.contract import (
     Reduction,
     Removal,
     Stage,
+    Zeroed,
+    Zeroing,
 )
 from whence.core.errors import ModelError, UnsupportedError
 from whence.core.progress import Progress
@@ -26,11 +28,12 @@ from whence.probe.checks import check_finite, derivative_gaps
 from whence.probe.differentiate import differentiate
 from whence.probe.features import defined_features, feature_of, free_features
 from whence.probe.layers import Layers, embedding_leaves, leaf, stage_data
-from whence.probe.measure import measure
+from whence.probe.measuring import sum_columns
 from whence.probe.observe import fold_stages, observe
 from whence.probe.payload import run_data, score_data
 from whence.probe.plan import Plan, Shape, choose_mode, make_plan, shape_of
 from whence.probe.variants import exchange_tokens, remove_features
+from whence.probe.zeroing import zero_features
 from whence.step_functions import StepFunction
 
 if TYPE_CHECKING:
@@ -108,7 +111,7 @@ class ModelProbe:
         return self.model.run(
             fold_stages,
             run=run_data(self.model, self.batch),
-            stages=[stage_data(self.model, stage) for stage in stages],
+            stages=[stage_data(self.model.architecture, stage) for stage in stages],
             step=step,
             data=dict(data),
             count=len(self.groups),
@@ -163,6 +166,17 @@ class ModelProbe:
             NonFiniteScore: A value is NaN or infinite.
         """
         return self._columns_of(examples, exchange_tokens(self, examples, ids, rows=rows))
+
+    def zero(self, question: Zeroing) -> Zeroed:
+        """How far the states of every layer move when nobody gets the values of a feature.
+
+        Args:
+            question: What is removed, and how states are compared.
+
+        Returns:
+            The distances.
+        """
+        return zero_features(self, question)
 
     def _columns_of(
         self, examples: Int[Tensor, " row"], steps: Float[Tensor, "layer row step"]
@@ -279,7 +293,7 @@ class ModelProbe:
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
         found = self.model.architecture
-        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent)
+        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent, found.sinks)
 
     @property
     def defined(self) -> Bool[Tensor, "example column feature"]:
@@ -383,32 +397,3 @@ class ModelProbe:
             # Below the first layer every position holds something of every token before it.
             return self.feature_of() >= 0
         return torch.cat(self.reference()["replace"], dim=1)
-
-
-def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction]) -> list[Float[Tensor, "example step"]]:
-    """Step functions of the clean input, all from one pass.
-
-    Args:
-        model: The model.
-        batch: The sequences.
-        functions: The step functions.
-
-    Returns:
-        One tensor per step function.
-
-    Raises:
-        NonFiniteScore: A value is NaN or infinite.
-        ModelError: ... and the reason is that the model's weights are.
-    """
-    scores = [score_data(function) for function in functions]
-    found = model.run(measure, run=run_data(model, batch), scores=scores, count=len(batch.sequences))
-    return [check_finite(model, batch, values, one.name) for one, values in zip(functions, found, strict=True)]
-
-
-def sum_columns(
-    columns: Float[Tensor, "row column step"], steps: Float[Tensor, "row step"]
-) -> Float[Tensor, "row column"]:
-    """The sum of the steps that each column spans."""
-    import einops
-
-    return einops.einsum(columns, steps.to(columns), "row column step, row step -> row column")
