@@ -42,6 +42,9 @@ GENERATE = {"max_new_tokens": 4}
 # Every method of the library, with a call that is cheap and gives scores on every model: what places, and the tests of
 # all methods, are compared with. A test holds this table to the registry.
 CALLS: dict[str, dict[str, Any]] = {
+    "attention": {},
+    "attention_rollout": {},
+    "value_zeroing": {},
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
     "none": {},

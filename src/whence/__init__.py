@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from whence.methods.gradient.smoothgrad import SmoothGrad as SmoothGrad
     from whence.methods.gradient.squaregrad import SquareGrad as SquareGrad
     from whence.methods.gradient.vargrad import VarGrad as VarGrad
+    from whence.methods.internals.attention import Attention as Attention
+    from whence.methods.internals.attention_rollout import AttentionRollout as AttentionRollout
+    from whence.methods.internals.value_zeroing import ValueZeroing as ValueZeroing
     from whence.methods.perturbation.contextcite import ContextCite as ContextCite
     from whence.methods.perturbation.kernel_shap import KernelShap as KernelShap
     from whence.methods.perturbation.lime import Lime as Lime
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
 
 # Where each public name lives; nothing of it is imported before it is used.
 _HOME = {
+    "Attention": "methods.internals.attention",
+    "AttentionRollout": "methods.internals.attention_rollout",
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
@@ -82,6 +87,7 @@ _HOME = {
     "SwarmError": "core.errors",
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
+    "ValueZeroing": "methods.internals.value_zeroing",
     "VarGrad": "methods.gradient.vargrad",
     "WhenceError": "core.errors",
     "explain": "views.explain",
@@ -92,6 +98,8 @@ _HOME = {
 __all__ = [
     "METHODS",
     "STEP_FUNCTIONS",
+    "Attention",
+    "AttentionRollout",
     "Attribution",
     "Attributions",
     "CheckFailed",
@@ -122,6 +130,7 @@ __all__ = [
     "SwarmError",
     "UnknownNameError",
     "UnsupportedError",
+    "ValueZeroing",
     "VarGrad",
     "WhenceError",
     "__version__",

@@ -29,6 +29,7 @@ _MERGES = {
     "linf": lambda part: part.max(1),
 }
 _QUADRATURE = {8: 2e-2, 4: 2e-2, 2: 5e-2}
+_SINGLE = {8: 1e-4, 4: 1e-4, 2: 2e-2}
 
 
 def assemble(
@@ -193,6 +194,8 @@ def _tolerance(gap: Gap, item: int) -> float | None:
         return EXACT[item]
     if gap.tolerance == "quadrature":
         return _QUADRATURE[item]
+    if gap.tolerance == "single":
+        return _SINGLE[item]
     return gap.tolerance
 
 

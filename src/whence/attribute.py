@@ -17,7 +17,8 @@ from whence.probe.baseline import resolve_baselines
 from whence.probe.batch import Batch, collate, force
 from whence.probe.estimate import DryProbe, Estimate
 from whence.probe.layers import find_layers
-from whence.probe.probe import ModelProbe, measure_batch, sum_columns
+from whence.probe.measuring import measure_batch, sum_columns
+from whence.probe.probe import ModelProbe
 from whence.question import Question, ask, fixed_tokens
 from whence.scores import Attribution, Attributions
 from whence.step_functions import StepFunction

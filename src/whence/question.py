@@ -26,8 +26,8 @@ KEEPS = ("auto", "special", "template", "none")
 class Question:
     """The arguments of `whence.attribute.attribute`, resolved: the method and step functions as objects.
 
-    A method that explains no number of the output (`explains` is False) has a ``target`` all the same, which is
-    measured to compare runs with.
+    A method that explains no number of the output (`explains` is False) has a ``target`` all the same, which nobody
+    measures.
     """
 
     model: Model

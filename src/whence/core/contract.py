@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf", "squares", "variance"]
 Subject = Literal["target", "logit", "norm", "fisher"]
 Removal = Literal["replace", "delete", "knockout"]
+Metric = Literal["cosine", "euclidean", "relative"]
 # From shares [..., token], f(clean) and f(reference) to whether a path was fine enough.
 Accept = Callable[["Tensor", "Tensor", "Tensor"], bool]
 # Called with the nnsight model, a state, a stage and its values; see `whence.probe.observe.fold_stages`.
@@ -54,14 +55,15 @@ class Gap:
         gap: Absolute difference between the two sides of the identity, in units of the target.
         scale: What the gap is compared with; the check's value is ``gap / scale``.
         tolerance: Largest value that passes; ``"exact"`` and ``"quadrature"`` stand for the tolerance
-            of the model's precision, None makes the check informative.
+            of the model's precision, ``"single"`` for that of numbers which models compute in float32 at best
+            (softmax); None makes the check informative.
         note: A sentence for people.
     """
 
     name: str
     gap: Float[Tensor, "batch column"]
     scale: Float[Tensor, "batch column"]
-    tolerance: float | Literal["exact", "quadrature"] | None
+    tolerance: float | Literal["exact", "quadrature", "single"] | None
     note: str = ""
 
 
@@ -89,12 +91,14 @@ class Anatomy:
         heads: Number of query heads of each stack.
         sites: The names of all sites.
         absent: Names that other architectures have, and why this one does not.
+        sinks: Whether an attention pattern may give some of a query's weight to no token.
     """
 
     layers: Mapping[str, int]
     heads: Mapping[str, int]
     sites: frozenset[str]
     absent: Mapping[str, str]
+    sinks: bool = False
 
     @property
     def encoder_decoder(self) -> bool:
@@ -264,6 +268,53 @@ class Derivatives:
     drift: Float[Tensor, "batch column ..."] | None = None
 
 
+@dataclass(frozen=True)
+class Zeroing:
+    """The question ``zero``: whose values nobody gets, and how the states that follow are compared with clean ones.
+
+    Every block gets its clean input, so that a distance is what the removal does in that block alone.
+
+    Attributes:
+        heads: For ``"decoder"`` (its self attention), ``"cross"`` and ``"encoder"``, the heads of each layer that
+            lose the values.
+        metric: Half the squared distance of the directions, ``"cosine"``; the ``"euclidean"`` distance; or that
+            ``"relative"`` to the length of the clean state.
+        each: What is removed at a time: a feature that some column sees, or a token.
+        everywhere: Compare the states of all positions of the stack with the steps; else of those that predict a
+            step.
+        final_norm: The last layer's state is what its stack's last norm makes of it.
+        rows: Rows per forward pass; None is what fits.
+    """
+
+    heads: Mapping[str, Sequence[Sequence[int]]]
+    metric: Metric = "cosine"
+    each: Literal["feature", "token"] = "feature"
+    everywhere: bool = False
+    final_norm: bool = False
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Zeroed:
+    """The answer to ``zero``.
+
+    Attributes:
+        moved: How far the states of the stack with the steps moved, at every place and layer, by the removal of
+            each feature, or of each token of the token axis.
+        query: Which place predicts each step.
+        encoder: The same of the encoder's states, between its tokens; None without an encoder, or where
+            what was removed are no single tokens of the source.
+        mixture: How far attention patterns are from mixing values as the model does, the worst place and layer.
+        record: Plain data: rows, and rows per pass.
+    """
+
+    moved: Float[Tensor, "batch place feature layer"]
+    query: Int[Tensor, "batch step"]
+    encoder: Float[Tensor, "batch query key layer"] | None
+    mixture: Float[Tensor, "batch column"]
+    record: Mapping[str, Any]
+
+
 class Probe(Protocol):
     """A model with one batch of teacher-forced sequences and the number to be explained."""
 
@@ -370,6 +421,10 @@ class Probe(Protocol):
         """
         ...
 
+    def zero(self, question: Zeroing) -> Zeroed:
+        """How far the states of every layer move when nobody gets the values of a feature."""
+        ...
+
     def differentiate(
         self,
         *,
@@ -403,7 +458,6 @@ class AbstractMethod(ABC):
         signed: Whether scores carry a sign.
         auto_baseline: What ``baseline="auto"`` means for it: a rule, or ``"zero"``, or None if unused.
         several_baselines: Whether ``baseline`` may be a list of references that it averages over.
-        perturbs: Whether it changes the input without comparing, so that ``keep`` says what it leaves alone.
         view: How extra axes are reduced for display when the user does not say.
         layer: Whether it can be asked at an intermediate site instead of the input (``layer=``).
         perturbs: Whether it puts something else in the place of tokens, so that those of ``keep=`` stay as they
@@ -427,7 +481,6 @@ class AbstractMethod(ABC):
     perturbs: ClassVar[bool] = False
     view: ClassVar[Mapping[str, str]] = {"layer": "mean", "head": "mean", "unit": "sum"}
     layer: ClassVar[bool] = False
-    perturbs: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = True
     targets: ClassVar[frozenset[str] | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {}

@@ -13,6 +13,8 @@ METHODS = Registry(
     "method",
     "whence.methods",
     {
+        "attention": "whence.methods.internals.attention:Attention",
+        "attention_rollout": "whence.methods.internals.attention_rollout:AttentionRollout",
         "contextcite": "whence.methods.perturbation.contextcite:ContextCite",
         "discretized_integrated_gradients": (
             "whence.methods.gradient.discretized_integrated_gradients:DiscretizedIntegratedGradients"
@@ -34,6 +36,7 @@ METHODS = Registry(
         "shapley_sampling": "whence.methods.perturbation.shapley_sampling:ShapleySampling",
         "smoothgrad": "whence.methods.gradient.smoothgrad:SmoothGrad",
         "squaregrad": "whence.methods.gradient.squaregrad:SquareGrad",
+        "value_zeroing": "whence.methods.internals.value_zeroing:ValueZeroing",
         "vargrad": "whence.methods.gradient.vargrad:VarGrad",
     },
 )

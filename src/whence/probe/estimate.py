@@ -18,10 +18,13 @@ from whence.core.contract import (
     Stage,
     Subject,
     Vocabulary,
+    Zeroed,
+    Zeroing,
 )
 from whence.probe.derivatives import plan_derivatives
 from whence.probe.plan import Plan, make_rows
 from whence.probe.probe import ModelProbe
+from whence.probe.zeroing import removals, rows_per_pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,6 +174,26 @@ class DryProbe:
         del ids, top
         self._rows(len(examples), rows)
         return torch.zeros(len(examples), self.probe.batch.columns.shape[1])
+
+    def zero(self, question: Zeroing) -> Zeroed:
+        """Zeros of the right shapes, and a note of the rows, of which one per sequence is clean."""
+        import torch
+
+        probe = self.probe
+        layers, count = probe.anatomy.layers, len(probe.groups)
+        steps = probe.batch.query.shape[1]
+        third = probe.feature_count if question.each == "feature" else probe.batch.width
+        places = probe.widths[-1] if question.everywhere else steps
+        total = len(removals(probe, question.each)[0])
+        self._rows(total + count, rows_per_pass(probe, question, total))
+        source = (probe.widths[0],) * 2
+        return Zeroed(
+            moved=torch.zeros(count, places, third, layers["decoder"]),
+            query=torch.zeros(count, steps, dtype=torch.long),
+            encoder=torch.zeros(count, *source, layers["encoder"]) if len(layers) > 1 else None,
+            mixture=torch.zeros(probe.batch.columns.shape[:2]),
+            record={},
+        )
 
     def _rows(self, total: int, rows: int | None) -> None:
         shape, model = self.probe.shape(), self.probe.model

@@ -18,6 +18,8 @@ from whence.core.contract import (
     Stage,
     Subject,
     Vocabulary,
+    Zeroed,
+    Zeroing,
 )
 from whence.core.errors import ModelError
 from whence.models.model import Model
@@ -34,12 +36,13 @@ from whence.probe.features import (
     outside_features,
 )
 from whence.probe.layers import Layers, leaf, stage_data
-from whence.probe.measure import measure
+from whence.probe.measuring import sum_columns
 from whence.probe.observe import fold_stages, observe
-from whence.probe.payload import run_data, score_data
+from whence.probe.payload import run_data
 from whence.probe.plan import Shape, shape_of
 from whence.probe.variants import exchange_tokens, remove_features
 from whence.probe.vocabulary import vocabulary
+from whence.probe.zeroing import zero_features
 from whence.step_functions import StepFunction
 
 if TYPE_CHECKING:
@@ -177,6 +180,17 @@ class ModelProbe:
         """
         return self._columns_of(examples, exchange_tokens(self, examples, ids, top=top, rows=rows))
 
+    def zero(self, question: Zeroing) -> Zeroed:
+        """How far the states of every layer move when nobody gets the values of a feature.
+
+        Args:
+            question: What is removed, and how states are compared.
+
+        Returns:
+            The distances.
+        """
+        return zero_features(self, question)
+
     def _columns_of(
         self, examples: Int[Tensor, " row"], steps: Float[Tensor, "layer row step"]
     ) -> Float[Tensor, "row column *layer"]:
@@ -257,7 +271,7 @@ class ModelProbe:
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
         found = self.model.architecture
-        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent)
+        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent, found.sinks)
 
     @property
     def unit(self) -> str:
@@ -334,34 +348,3 @@ class ModelProbe:
             {"values": list(one.values), "replace": replaceable(self.batch, one, list(self.fixed))}
             for one in self.baselines
         ]
-
-
-def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction]) -> list[Float[Tensor, "example step"]]:
-    """Step functions of the clean input, all from one pass.
-
-    Args:
-        model: The model.
-        batch: The sequences.
-        functions: The step functions.
-
-    Returns:
-        One tensor per step function; where none is asked for, nothing is run.
-
-    Raises:
-        NonFiniteScore: A value is NaN or infinite.
-        ModelError: ... and the reason is that the model's weights are.
-    """
-    if not functions:
-        return []
-    scores = [score_data(function) for function in functions]
-    found = model.run(measure, run=run_data(model, batch), scores=scores, count=len(batch.sequences))
-    return [check_finite(model, batch, values, one.name) for one, values in zip(functions, found, strict=True)]
-
-
-def sum_columns(
-    columns: Float[Tensor, "row column step"], steps: Float[Tensor, "row step"]
-) -> Float[Tensor, "row column"]:
-    """The sum of the steps that each column spans."""
-    import einops
-
-    return einops.einsum(columns, steps.to(columns), "row column step, row step -> row column")
