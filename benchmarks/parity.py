@@ -45,6 +45,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
     "none": {},
+    "value_norms": {},
+    "alti": {},
+    "direct_logit": {},
+    "alti_logit": {},
+    "information_flow": {},
+    "flashtrace": {},
     "saliency": {},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")

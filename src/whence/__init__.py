@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from whence.methods.gradient.input_x_gradient import InputXGradient as InputXGradient
     from whence.methods.gradient.integrated_gradients import IntegratedGradients as IntegratedGradients
     from whence.methods.gradient.saliency import Saliency as Saliency
+    from whence.methods.internals.alti import ALTI as ALTI
+    from whence.methods.internals.alti_logit import ALTILogit as ALTILogit
+    from whence.methods.internals.direct_logit import DirectLogit as DirectLogit
+    from whence.methods.internals.flashtrace import FlashTrace as FlashTrace
+    from whence.methods.internals.information_flow import InformationFlow as InformationFlow
+    from whence.methods.internals.value_norms import ValueNorms as ValueNorms
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
     from whence.scores import Attribution as Attribution
@@ -32,12 +38,17 @@ if TYPE_CHECKING:
 
 # Where each public name lives; nothing of it is imported before it is used.
 _HOME = {
+    "ALTI": "methods.internals.alti",
     "METHODS": "methods",
     "STEP_FUNCTIONS": "step_functions",
+    "ALTILogit": "methods.internals.alti_logit",
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
+    "DirectLogit": "methods.internals.direct_logit",
     "FileFormatError": "core.errors",
+    "FlashTrace": "methods.internals.flashtrace",
+    "InformationFlow": "methods.internals.information_flow",
     "InputError": "core.errors",
     "InputXGradient": "methods.gradient.input_x_gradient",
     "IntegratedGradients": "methods.gradient.integrated_gradients",
@@ -51,6 +62,7 @@ _HOME = {
     "SwarmError": "core.errors",
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
+    "ValueNorms": "methods.internals.value_norms",
     "WhenceError": "core.errors",
     "explain": "views.explain",
     "load": "models.loading",
@@ -58,12 +70,17 @@ _HOME = {
 }
 
 __all__ = [
+    "ALTI",
     "METHODS",
     "STEP_FUNCTIONS",
+    "ALTILogit",
     "Attribution",
     "Attributions",
     "CheckFailed",
+    "DirectLogit",
     "FileFormatError",
+    "FlashTrace",
+    "InformationFlow",
     "InputError",
     "InputXGradient",
     "IntegratedGradients",
@@ -77,6 +94,7 @@ __all__ = [
     "SwarmError",
     "UnknownNameError",
     "UnsupportedError",
+    "ValueNorms",
     "WhenceError",
     "__version__",
     "explain",

@@ -65,6 +65,13 @@ SENT = frozenset(
     {
         "models/programs.py",
         "methods/gradient/completeness.py",
+        "methods/internals/alti_fold.py",
+        "methods/internals/flow_fold.py",
+        "methods/internals/logit_fold.py",
+        "methods/internals/mixing.py",
+        "methods/internals/norms_fold.py",
+        "methods/internals/proximity.py",
+        "methods/internals/trace_fold.py",
         "probe/differentiate.py",
         "probe/locate.py",
         "probe/measure.py",

@@ -13,10 +13,16 @@ METHODS = Registry(
     "method",
     "whence.methods",
     {
+        "alti": "whence.methods.internals.alti:ALTI",
+        "alti_logit": "whence.methods.internals.alti_logit:ALTILogit",
+        "direct_logit": "whence.methods.internals.direct_logit:DirectLogit",
+        "flashtrace": "whence.methods.internals.flashtrace:FlashTrace",
+        "information_flow": "whence.methods.internals.information_flow:InformationFlow",
         "input_x_gradient": "whence.methods.gradient.input_x_gradient:InputXGradient",
         "integrated_gradients": "whence.methods.gradient.integrated_gradients:IntegratedGradients",
         "none": "whence.methods.none:NoAttribution",
         "saliency": "whence.methods.gradient.saliency:Saliency",
+        "value_norms": "whence.methods.internals.value_norms:ValueNorms",
     },
 )
 

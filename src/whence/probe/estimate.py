@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from whence.core.contract import (
     Removal,
     Stage,
 )
+from whence.core.tokens import Token
 from whence.probe.plan import Plan, make_rows
 from whence.probe.probe import ModelProbe
 
@@ -101,6 +102,10 @@ class DryProbe:
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
         return self.probe.anatomy
+
+    def places(self, chosen: Callable[[Token], bool]) -> Tensor:
+        """The places whose token is chosen."""
+        return self.probe.places(chosen)
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """The real values: what a method does next may depend on their shapes. One forward pass."""

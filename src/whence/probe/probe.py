@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from whence.core.contract import (
 )
 from whence.core.errors import ModelError, UnsupportedError
 from whence.core.progress import Progress
+from whence.core.tokens import Token
 from whence.models.model import Model
 from whence.probe.baseline import Baseline, replaceable
 from whence.probe.batch import Batch
@@ -108,7 +109,7 @@ class ModelProbe:
         return self.model.run(
             fold_stages,
             run=run_data(self.model, self.batch),
-            stages=[stage_data(self.model, stage) for stage in stages],
+            stages=[stage_data(self.model.architecture, stage) for stage in stages],
             step=step,
             data=dict(data),
             count=len(self.groups),
@@ -279,7 +280,11 @@ class ModelProbe:
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
         found = self.model.architecture
-        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent)
+        return Anatomy(found.n_layers, found.head_count, tuple(found.sites), found.absent)
+
+    def places(self, chosen: Callable[[Token], bool]) -> Bool[Tensor, "example token"]:
+        """The places of the padded token axis whose token is chosen."""
+        return self.batch.mask([[chosen(token) for token in one.tokens] for one in self.batch.sequences])
 
     @property
     def defined(self) -> Bool[Tensor, "example column feature"]:
