@@ -31,8 +31,14 @@ if TYPE_CHECKING:
     from whence.methods.gradient.smoothgrad import SmoothGrad as SmoothGrad
     from whence.methods.gradient.squaregrad import SquareGrad as SquareGrad
     from whence.methods.gradient.vargrad import VarGrad as VarGrad
+    from whence.methods.internals.alti import ALTI as ALTI
+    from whence.methods.internals.alti_logit import ALTILogit as ALTILogit
     from whence.methods.internals.attention import Attention as Attention
     from whence.methods.internals.attention_rollout import AttentionRollout as AttentionRollout
+    from whence.methods.internals.direct_logit import DirectLogit as DirectLogit
+    from whence.methods.internals.flashtrace import FlashTrace as FlashTrace
+    from whence.methods.internals.information_flow import InformationFlow as InformationFlow
+    from whence.methods.internals.value_norms import ValueNorms as ValueNorms
     from whence.methods.internals.value_zeroing import ValueZeroing as ValueZeroing
     from whence.methods.perturbation.contextcite import ContextCite as ContextCite
     from whence.methods.perturbation.kernel_shap import KernelShap as KernelShap
@@ -53,15 +59,20 @@ if TYPE_CHECKING:
 
 # Where each public name lives; nothing of it is imported before it is used.
 _HOME = {
+    "ALTI": "methods.internals.alti",
+    "ALTILogit": "methods.internals.alti_logit",
     "Attention": "methods.internals.attention",
     "AttentionRollout": "methods.internals.attention_rollout",
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
     "ContextCite": "methods.perturbation.contextcite",
+    "DirectLogit": "methods.internals.direct_logit",
     "DiscretizedIntegratedGradients": "methods.gradient.discretized_integrated_gradients",
     "FileFormatError": "core.errors",
+    "FlashTrace": "methods.internals.flashtrace",
     "GradientShap": "methods.gradient.gradient_shap",
+    "InformationFlow": "methods.internals.information_flow",
     "InputError": "core.errors",
     "InputXGradient": "methods.gradient.input_x_gradient",
     "IntegratedGradients": "methods.gradient.integrated_gradients",
@@ -87,6 +98,7 @@ _HOME = {
     "SwarmError": "core.errors",
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
+    "ValueNorms": "methods.internals.value_norms",
     "ValueZeroing": "methods.internals.value_zeroing",
     "VarGrad": "methods.gradient.vargrad",
     "WhenceError": "core.errors",
@@ -96,17 +108,22 @@ _HOME = {
 }
 
 __all__ = [
+    "ALTI",
     "METHODS",
     "STEP_FUNCTIONS",
+    "ALTILogit",
     "Attention",
     "AttentionRollout",
     "Attribution",
     "Attributions",
     "CheckFailed",
     "ContextCite",
+    "DirectLogit",
     "DiscretizedIntegratedGradients",
     "FileFormatError",
+    "FlashTrace",
     "GradientShap",
+    "InformationFlow",
     "InputError",
     "InputXGradient",
     "IntegratedGradients",
@@ -130,6 +147,7 @@ __all__ = [
     "SwarmError",
     "UnknownNameError",
     "UnsupportedError",
+    "ValueNorms",
     "ValueZeroing",
     "VarGrad",
     "WhenceError",

@@ -87,8 +87,13 @@ def _one(
         "step": tuple(token.text for token in sequence.labels),
         "token": tuple(token.text for token in entries),
     }
-    axes = _axes(scores, answer.axes, {**labels, **answer.labels})
-    extras = {name: _extra(probe, extra, row) for name, extra in answer.extras.items()}
+    axes = _axes(scores, ("token", *answer.axes), {**labels, **answer.labels})
+    extras = {
+        name: _column_extra(probe, answer, extra, row, labels, defined)
+        if extra.stream is None
+        else _stream_extra(probe, extra, extra.stream, row)
+        for name, extra in answer.extras.items()
+    }
     if answer.error is not None:
         spread = np.where(where, _cut(probe, answer, row, answer.error), np.nan)
         extras["standard_error"] = Scores(spread.astype(np.float32), axes)
@@ -143,24 +148,37 @@ def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndar
     return np.stack([merge(scores[:, group]) for group in groups], axis=1)
 
 
-def _axes(values: np.ndarray, extra: Sequence[str], labels: Mapping[str, Sequence[str]]) -> tuple[Axis, ...]:
-    names = ("step", "token", *extra)
+def _axes(values: np.ndarray, after: Sequence[str], labels: Mapping[str, Sequence[str]]) -> tuple[Axis, ...]:
+    names = ("step", *after)
     return tuple(
         Axis(name, tuple(labels.get(name, ())) or tuple(str(k) for k in range(values.shape[place])))
         for place, name in enumerate(names)
     )
 
 
-def _extra(probe: ModelProbe, extra: Extra, row: int) -> Scores:
+def _stream_extra(probe: ModelProbe, extra: Extra, stream: int, row: int) -> Scores:
     """Scores between the tokens of one stream."""
     batch = probe.batch
-    first, last = batch.offsets[extra.stream], batch.offsets[extra.stream] + batch.widths[extra.stream]
+    first, last = batch.offsets[stream], batch.offsets[stream] + batch.widths[stream]
     inside = [(token, int(slot)) for token, slot in zip(batch.sequences[row].tokens, batch.slots[row], strict=True)]
     inside = [(token, slot - first) for token, slot in inside if first <= slot < last]
     places = [slot for _, slot in inside]
     values = extra.values[row].double().cpu().numpy()[places][:, places]
     texts = tuple(token.text for token, _ in inside)
-    return Scores(values.astype(np.float32), _axes(values, extra.axes, {"step": texts, "token": texts, **extra.labels}))
+    labels = {"step": texts, "token": texts, **extra.labels}
+    return Scores(values.astype(np.float32), _axes(values, ("token", *extra.axes), labels))
+
+
+def _column_extra(
+    probe: ModelProbe, answer: Answer, extra: Extra, row: int, labels: Mapping[str, Sequence[str]], seen: np.ndarray
+) -> Scores:
+    """Further scores of every column; NaN where a column cannot look."""
+    if extra.axes[:1] == ("token",):
+        values = _cut(probe, answer, row, extra.values)
+        values = np.where(seen.reshape(*seen.shape, *(1,) * (values.ndim - 2)), values, np.nan)
+    else:
+        values = extra.values[row, : len(seen)].double().cpu().numpy()
+    return Scores(values.astype(np.float32), _axes(values, extra.axes, {**labels, **extra.labels}))
 
 
 def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool]) -> Token:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+    from whence.core.tokens import Token
+
 Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf", "squares", "variance"]
 Subject = Literal["target", "logit", "norm", "fisher"]
 Removal = Literal["replace", "delete", "knockout"]
@@ -89,14 +91,14 @@ class Anatomy:
     Attributes:
         layers: Number of blocks of each stack, ``"encoder"`` before ``"decoder"``.
         heads: Number of query heads of each stack.
-        sites: The names of all sites.
+        sites: The names of all sites, in the order of the forward pass.
         absent: Names that other architectures have, and why this one does not.
         sinks: Whether an attention pattern may give some of a query's weight to no token.
     """
 
     layers: Mapping[str, int]
     heads: Mapping[str, int]
-    sites: frozenset[str]
+    sites: tuple[str, ...]
     absent: Mapping[str, str]
     sinks: bool = False
 
@@ -113,6 +115,11 @@ class Anatomy:
     def has(self, stack: str, name: str, layer: int | None = None) -> bool:
         """Whether there is a site of that name."""
         return self.site(stack, name, layer) in self.sites
+
+    def before(self, stack: str, first: str, second: str, layer: int | None = None) -> bool:
+        """Whether both sites exist, and the model comes by the first before the second."""
+        names = [self.site(stack, name, layer) for name in (first, second)]
+        return all(name in self.sites for name in names) and self.sites.index(names[0]) < self.sites.index(names[1])
 
 
 @dataclass(frozen=True)
@@ -141,17 +148,18 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Extra:
-    """Scores between other pairs than step and token, such as attention inside an encoder.
+    """Further scores: between other pairs than step and token, or of something else than tokens.
 
     Attributes:
-        values: One number per example, query token of a stream, key token of a stream, then the extra axes.
-        stream: The stream that both belong to, 0 for the encoder.
-        axes: Names of the extra axes, in the order layer, head, unit.
+        values: One number per example, query token of a stream, key token of a stream, then the extra axes. Without a
+            stream: per example and column, then the extra axes.
+        stream: The stream that both belong to, 0 for the encoder; None where the first axis holds the columns.
+        axes: Names of the extra axes, in the order token (only without a stream), layer, head, unit.
         labels: Labels of the extra axes.
     """
 
-    values: Float[Tensor, "batch query key ..."]
-    stream: int
+    values: Float[Tensor, "batch ..."]
+    stream: int | None
     axes: tuple[str, ...] = ()
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -391,6 +399,10 @@ class Probe(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """The tokens that the model reads, and those that could stand in their places; made anew on every access."""
+        ...
+
+    def places(self, chosen: Callable[[Token], bool]) -> Bool[Tensor, "batch token"]:
+        """The places of the token axis whose token is chosen; never padding."""
         ...
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from whence.core.contract import (
     Zeroed,
     Zeroing,
 )
+from whence.core.tokens import Token
 from whence.probe.derivatives import plan_derivatives
 from whence.probe.plan import Plan, make_rows
 from whence.probe.probe import ModelProbe
@@ -137,6 +138,10 @@ class DryProbe:
     def vocabulary(self) -> Vocabulary:
         """The tokens of the real probe."""
         return self.probe.vocabulary
+
+    def places(self, chosen: Callable[[Token], bool]) -> Tensor:
+        """The places whose token is chosen."""
+        return self.probe.places(chosen)
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """The real values: what a method does next may depend on their shapes. One forward pass."""

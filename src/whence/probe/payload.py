@@ -26,6 +26,7 @@ def run_data(model: Model, batch: Batch, *, reads: Sequence[Mapping[str, Any]] =
         "length": batch.widths[-1],
         "keep": batch.keep() if "logits_to_keep" in model.accepts and not whole else None,
         "unembed": model.architecture.paths["unembed"],
+        "ln_final": model.architecture.paths["ln_final"]["decoder"],
         "query": batch.query,
         "target_ids": batch.target_ids,
         "columns": batch.columns,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from whence.core.contract import (
     Zeroing,
 )
 from whence.core.errors import ModelError
+from whence.core.tokens import Token
 from whence.models.model import Model
 from whence.probe.baseline import Baseline, replaceable
 from whence.probe.batch import Batch
@@ -271,7 +272,7 @@ class ModelProbe:
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
         found = self.model.architecture
-        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent, found.sinks)
+        return Anatomy(found.n_layers, found.head_count, tuple(found.sites), found.absent, found.sinks)
 
     @property
     def unit(self) -> str:
@@ -282,6 +283,10 @@ class ModelProbe:
     def vocabulary(self) -> Vocabulary:
         """The tokens that the model reads, and those that could stand in their places."""
         return vocabulary(self.model, self.batch, self.feature_of().masked_fill(~self.changeable(), -1))
+
+    def places(self, chosen: Callable[[Token], bool]) -> Bool[Tensor, "example token"]:
+        """The places of the padded token axis whose token is chosen."""
+        return self.batch.mask([[chosen(token) for token in one.tokens] for one in self.batch.sequences])
 
     @property
     def defined(self) -> Bool[Tensor, "example column feature"]:

@@ -42,7 +42,7 @@ class AttentionRollout(AbstractMethod):
     name: ClassVar[str] = "attention_rollout"
     title: ClassVar[str] = "attention weights multiplied over the layers; scores sum to 1"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.INTERNALS, Need.ATTENTION})
-    cites: ClassVar[tuple[str, ...]] = ("abnar2020", "ferrando2022")
+    cites: ClassVar[tuple[str, ...]] = ("abnar2020", "ferrando2022towards")
     cost: ClassVar[str] = "1F"
     additive: ClassVar[bool] = False
     signed: ClassVar[bool] = False
