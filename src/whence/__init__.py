@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from whence.core.errors import UnsupportedError as UnsupportedError
     from whence.core.errors import WhenceError as WhenceError
     from whence.methods import METHODS as METHODS
+    from whence.methods.gradient.deeplift import DeepLift as DeepLift
     from whence.methods.gradient.input_x_gradient import InputXGradient as InputXGradient
     from whence.methods.gradient.integrated_gradients import IntegratedGradients as IntegratedGradients
     from whence.methods.gradient.saliency import Saliency as Saliency
@@ -36,6 +37,7 @@ _HOME = {
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
+    "DeepLift": "methods.gradient.deeplift",
     "FileFormatError": "core.errors",
     "InputError": "core.errors",
     "InputXGradient": "methods.gradient.input_x_gradient",
@@ -61,6 +63,7 @@ __all__ = [
     "Attribution",
     "Attributions",
     "CheckFailed",
+    "DeepLift",
     "FileFormatError",
     "InputError",
     "InputXGradient",

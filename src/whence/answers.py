@@ -29,6 +29,7 @@ _MERGES = {
     "l2": lambda part: np.sqrt((part**2).sum(1)),
     "linf": lambda part: part.max(1),
 }
+_INSIDE = {8: 1e-6, 4: 1e-4, 2: 5e-2}
 _QUADRATURE = {8: 2e-2, 4: 2e-2, 2: 5e-2}
 
 
@@ -167,6 +168,8 @@ def _checks(question: Question, gaps: Sequence[Gap], row: int, columns: int) -> 
 def _tolerance(gap: Gap, item: int) -> float | None:
     if gap.tolerance == "exact":
         return EXACT[item]
+    if gap.tolerance == "inside":
+        return _INSIDE[item]
     if gap.tolerance == "quadrature":
         return _QUADRATURE[item]
     return gap.tolerance

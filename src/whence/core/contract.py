@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf"]
+Rules = Literal["deeplift"]
 Removal = Literal["replace", "delete", "knockout"]
 # Points on the line from reference (0) to clean value (1), and the weight of each in the sum.
 Path = tuple[Sequence[float], Sequence[float]]
@@ -46,7 +47,8 @@ class Gap:
         name: Name of the check, such as ``"completeness"``.
         gap: Absolute difference between the two sides of the identity, in units of the target.
         scale: What the gap is compared with; the check's value is ``gap / scale``.
-        tolerance: Largest value that passes; ``"exact"`` and ``"quadrature"`` stand for the tolerance
+        tolerance: Largest value that passes; ``"exact"``, ``"inside"`` (an identity of values that the model
+            computes, of which some are in float32 whatever its dtype) and ``"quadrature"`` stand for the tolerance
             of the model's precision, None makes the check informative.
         note: A sentence for people.
     """
@@ -54,7 +56,7 @@ class Gap:
     name: str
     gap: Float[Tensor, "batch column"]
     scale: Float[Tensor, "batch column"]
-    tolerance: float | Literal["exact", "quadrature"] | None
+    tolerance: float | Literal["exact", "inside", "quadrature"] | None
     note: str = ""
 
 
@@ -254,8 +256,9 @@ class Probe(Protocol):
         paths: Sequence[Path] = AT_INPUT,
         accept: Accept | None = None,
         reference: bool = False,
+        rules: Rules | None = None,
     ) -> Derivatives:
-        """Derivatives of every column with respect to the asked site.
+        """Derivatives of every column with respect to the asked site, or multipliers by rules in their place.
 
         With several paths the first that ``accept`` accepts is taken, else the last.
         """

@@ -13,6 +13,7 @@ METHODS = Registry(
     "method",
     "whence.methods",
     {
+        "deeplift": "whence.methods.gradient.deeplift:DeepLift",
         "input_x_gradient": "whence.methods.gradient.input_x_gradient:InputXGradient",
         "integrated_gradients": "whence.methods.gradient.integrated_gradients:IntegratedGradients",
         "saliency": "whence.methods.gradient.saliency:Saliency",

@@ -100,8 +100,8 @@ def _read_output(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
     if spec.get("copy"):
         # The block adds to this tensor in place; it gets a copy, so that what was read stays what it was.
         envoy.output = with_first_element(output, value.clone())
-    if spec.get("half"):
-        value = value.chunk(2, dim=-1)[0]
+    if spec.get("half") or spec.get("rest"):
+        value = value.chunk(2, dim=-1)[1 if spec.get("rest") else 0]
     return _shaped(spec, value, rows)
 
 

@@ -40,6 +40,7 @@ def differentiate(
     reference: dict[str, Any] | None,
     features: dict[str, Any],
     question: dict[str, Any],
+    rules: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Answer the question for every layer asked for, in one request.
 
@@ -59,6 +60,9 @@ def differentiate(
             `whence.core.contract.Accept`, or None), ``reduce``, ``mode``, ``rows`` and ``products`` (chunk
             sizes), ``otherwise`` (mode and chunk sizes if an operation has no tangent, or None),
             ``adjoint`` (compare both modes at the last point), ``advance`` (told of progress, or None).
+        rules: DeepLIFT's rules in place of derivatives (see `whence.probe.paired`), or None. Then every row has its
+            reference beside it, deeper sites have the values that follow from both, and ``there`` is the target
+            with the input at its reference.
 
     Returns:
         ``no_tangent`` (what has none, where forward mode was insisted on), or: ``values``
@@ -72,13 +76,22 @@ def differentiate(
     counts = {"rows": 0, "vjps": 0, "jvps": 0}
     deep = [leaf for group in groups for leaf in group if not is_input(leaf, embeds)]
     ends: dict[str, Any] = {"clean": {}, "reference": {}}
-    if reference is not None and deep:
+    if reference is not None and deep and rules is None:
         ends["clean"] = capture(model, run, embeds, deep, None, everyone)
         ends["reference"] = capture(model, run, embeds, deep, reference, everyone)
         counts["rows"] += 2 * count
-    state = {"embeds": embeds, "reference": reference, "ends": ends, "features": features, "counts": counts}
+    state = {
+        "embeds": embeds,
+        "reference": reference,
+        "ends": ends,
+        "features": features,
+        "counts": counts,
+        "rules": rules,
+    }
     noop = there = None
-    if reference is not None:
+    if rules is not None:
+        there = endpoints(model, run, score, state, embeds, 2 * question["rows"])[1].expand(len(groups), -1, -1)
+    elif reference is not None:
         values = [endpoints(model, run, score, state, group, question["rows"]) for group in groups]
         noop, there = (torch.stack(side) for side in zip(*values, strict=True))
     note, taken, asked, results = "", 0, question, []
@@ -133,10 +146,11 @@ def products(
     question: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """The products of every layer along one path, in the mode of the question."""
-    # One pass serves all layers of one stack when the site keeps its clean value. A path needs a pass per
+    # One pass serves all layers of one stack when every site keeps the value it has. A path needs a pass per
     # layer, and so do two stacks: there each layer's leaves are inputs of their own.
     one_stack = len({leaf["stream"] for group in groups for leaf in group}) == 1
-    shared = state["reference"] is None and question["mode"] == "reverse" and one_stack
+    free = state["reference"] is None or state["rules"] is not None
+    shared = free and question["mode"] == "reverse" and one_stack
     results = []
     for layers in [groups] if shared else [[group] for group in groups]:
         if question["mode"] == "reverse":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import AT_INPUT, Accept, Derivatives, Path, Reduction
+from whence.core.contract import AT_INPUT, Accept, Derivatives, Path, Reduction, Rules
 from whence.probe.plan import Plan
 from whence.probe.probe import ModelProbe
 
@@ -82,13 +82,16 @@ class DryProbe:
         paths: Sequence[Path] = AT_INPUT,
         accept: Accept | None = None,
         reference: bool = False,
+        rules: Rules | None = None,
     ) -> Derivatives:
         """Zeros of the right shape, and a note of the plan: of the first path, as zeros are accepted."""
         import torch
 
         probe = self.probe
         layers = len(probe.layers.groups)
-        plan, _ = probe.plan(reduce=reduce, points=len(paths[0][0]), reference=reference)
+        plan, _ = probe.plan(
+            reduce=reduce, points=len(paths[0][0]), reference=reference, paired=rules is not None
+        )
         self.plans += [plan] * (layers if reference else 1)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()

@@ -12,6 +12,7 @@ import torch.nn.attention
 from torch.autograd import forward_ad
 
 from whence.probe.directions import directional_products
+from whence.probe.paired import paired_tangent_edit, paired_targets, with_inputs
 from whence.probe.path import at_point, span_ends
 from whence.probe.rows import column_values, forward_rows, target_values
 
@@ -70,11 +71,24 @@ def tangents(
     chosen: Bool[Tensor, "row token"],
 ) -> tuple[Float[Tensor, "row column"], Float[Tensor, "row column"]]:
     """Value and derivative of every column along the displacement of the chosen tokens of each row."""
-    edit = tangent_edit(state, examples, alphas, chosen)
+    count = len(examples)
     # Fused attention kernels have no tangent; the plain one has, and gives the same numbers.
     with torch.no_grad(), forward_ad.dual_level(), plain_attention():
-        out = forward_rows(model, run, examples, group, edit)
-        steps = target_values(run, score, examples, out["logits"])
+        if state["rules"] is None:
+            out = forward_rows(model, run, examples, group, tangent_edit(state, examples, alphas, chosen))
+            steps = target_values(run, score, examples, out["logits"])
+        else:
+            # All rows of an example have the same reference.
+            references, partner = examples.unique(return_inverse=True)
+            pairs = {**state["rules"], "partner": partner, "rows": count + len(references)}
+            everyone = torch.cat([examples, references])
+            none = torch.zeros(len(references), dtype=alphas.dtype)
+            unmoved = torch.zeros(len(references), chosen.shape[1], dtype=torch.bool)
+            edit = paired_tangent_edit(
+                state, everyone, torch.cat([alphas, none]), torch.cat([chosen, unmoved]), group, pairs
+            )
+            out = forward_rows(model, run, everyone, with_inputs(state, group), edit, pairs)
+            steps = paired_targets(run, score, everyone, out["logits"], pairs)[:count]
         value, tangent = forward_ad.unpack_dual(steps)
         if tangent is None:
             tangent = torch.zeros_like(value)

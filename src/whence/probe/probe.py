@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import AT_INPUT, Accept, Derivatives, Path, Reduction
+from whence.core.contract import AT_INPUT, Accept, Derivatives, Path, Reduction, Rules
 from whence.core.errors import ModelError, UnsupportedError
 from whence.core.progress import Progress
 from whence.models.model import Model
@@ -17,7 +17,7 @@ from whence.probe.differentiate import differentiate
 from whence.probe.layers import Layers, embedding_leaves, leaf
 from whence.probe.measure import measure
 from whence.probe.observe import observe
-from whence.probe.payload import run_data, score_data
+from whence.probe.payload import rules_data, run_data, score_data
 from whence.probe.plan import Plan, choose_mode, make_plan, shape_of
 from whence.probe.respond import respond
 from whence.step_functions import StepFunction
@@ -115,6 +115,7 @@ class ModelProbe:
         paths: Sequence[Path] = AT_INPUT,
         accept: Accept | None = None,
         reference: bool = False,
+        rules: Rules | None = None,
     ) -> Derivatives:
         """Derivatives of every column with respect to the sites of `layers`.
 
@@ -126,6 +127,9 @@ class ModelProbe:
                 paths the first is taken that ``accept`` accepts, else the last.
             accept: Whether a path was fine enough; it travels to where the model runs. Needs a reference.
             reference: Whether there is a reference; without one it is zero at the site.
+            rules: ``"deeplift"`` puts the multipliers between the input and the reference in place of derivatives;
+                then there is one path, whose only point is the input, and ``there`` is None where a layer is
+                not all that the target depends on.
 
         Returns:
             Values [example, column, feature (, layer)] for ``"dot"``, [example, column, token (, layer)
@@ -137,16 +141,21 @@ class ModelProbe:
                 derivatives along directions are to be had, and the whole gradient was asked for.
         """
         points = sum(len(path[0]) for path in paths)
-        plan, pairs = self.plan(reduce=reduce, points=points, reference=reference)
+        plan, pairs = self.plan(reduce=reduce, points=points, reference=reference, paired=rules is not None)
         if reduce != "dot" and plan.mode in ("forward", "finite"):
             kind = "forward mode gives" if plan.mode == "forward" else "finite differences give"
             raise UnsupportedError(
                 f"{kind} derivatives along directions, and this method needs the whole gradient. "
                 "Use mode='reverse' or 'auto', where gradients are to be had."
             )
+        if rules is not None and plan.mode == "finite":
+            raise UnsupportedError(
+                "deeplift has rules in place of derivatives, and finite differences cannot follow them. Leave out "
+                "derivative='finite', or take integrated_gradients."
+            )
         otherwise = None
         if plan.mode == "forward" and self.mode == "auto":
-            second = self._sized("reverse", points, len(pairs))
+            second = self._sized("reverse", points, len(pairs), paired=rules is not None)
             otherwise = {"mode": "reverse", "rows": second.rows, "products": second.products}
         columns = self.batch.columns.shape[1]
         adjoint = self.thorough or plan.mode == "forward" or columns >= _ADJOINT_COLUMNS
@@ -170,10 +179,13 @@ class ModelProbe:
                     "adjoint": adjoint and plan.mode != "finite",
                     "advance": bar.advance if self.model.remote is None else None,
                 },
+                rules=None if rules is None else rules_data(self.model, self.target),
             )
         if "no_tangent" in found:
             raise UnsupportedError(f"forward mode is not possible here: {found['no_tangent']} Use mode='reverse'.")
         values = self._finite(found["values"].movedim(0, 3), "derivatives")
+        if rules is not None and not self.layers.complete:
+            found["there"] = None
         there = None if found["there"] is None else self._finite(found["there"].movedim(0, 2), "reference run")
         if not self.layers.labels:
             values = values.squeeze(3)
@@ -205,13 +217,16 @@ class ModelProbe:
         """Features of the sequence that has most."""
         return max(len(groups) for groups in self.groups)
 
-    def plan(self, *, reduce: Reduction, points: int, reference: bool) -> tuple[Plan, Int[Tensor, "row two"]]:
+    def plan(
+        self, *, reduce: Reduction, points: int, reference: bool, paired: bool = False
+    ) -> tuple[Plan, Int[Tensor, "row two"]]:
         """Chunk sizes of a question, and the rows that forward mode would run.
 
         Args:
             reduce: As in `differentiate`.
             points: Number of points.
             reference: Whether there is a reference.
+            paired: Whether every row runs with one of its reference.
 
         Returns:
             The plan, and pairs of example and feature that can have a displacement.
@@ -228,9 +243,9 @@ class ModelProbe:
             most = max(most, len(moved))
         columns = self.batch.columns.shape[1]
         chosen = choose_mode(self.mode, features=most, columns=columns, contracts=reduce == "dot")
-        return self._sized(chosen, points, len(pairs)), torch.tensor(pairs, dtype=torch.long).view(-1, 2)
+        return self._sized(chosen, points, len(pairs), paired), torch.tensor(pairs, dtype=torch.long).view(-1, 2)
 
-    def _sized(self, mode: str, points: int, features: int) -> Plan:
+    def _sized(self, mode: str, points: int, features: int, paired: bool = False) -> Plan:
         model = self.model
         shape = shape_of(
             model.config,
@@ -249,6 +264,7 @@ class ModelProbe:
             free=model.free_bytes(),
             cpu=model.device.type == "cpu",
             most=1 if model.rows_interact else None,
+            paired=paired,
         )
 
     def _finite(self, values: Tensor, what: str) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.core.errors import UnsupportedError
+from whence.probe.paired import paired_leaf_edit, paired_targets, with_inputs, with_references
 from whence.probe.path import advance, at_point, span_ends
 from whence.probe.respond import leaf_order
 from whence.probe.rows import column_values, forward_rows, step_places, target_values
@@ -62,9 +63,11 @@ def reverse_products(
     for part in torch.arange(len(examples)).split(question["rows"]):
         rows = {"examples": examples[part], "alphas": alphas[part], "weights": weights[part]}
         rows["last"] = rows["alphas"] == points[-1]
+        if state["rules"] is not None:
+            rows = with_references(rows, state["rules"])
         graph = build_graph(model, run, score, state, leaves, rows, shared=len(groups) > 1)
-        state["counts"]["rows"] += len(part)
-        advance(question, len(part))
+        state["counts"]["rows"] += len(rows["examples"])
+        advance(question, len(rows["examples"]))
         here = (rows["alphas"] == 1).nonzero()[:, 0]
         at_clean.index_copy_(0, rows["examples"][here], graph["columns"][here])
         chunks = torch.arange(columns).split(question["products"])
@@ -104,11 +107,18 @@ def build_graph(
     steps with respect to what enters the unembedding holds every step's own gradient at its position.
     """
     displacement: dict[str, Tensor] = {}
-    edit = leaf_edit(state, rows, displacement, shared)
-    examples = rows["examples"]
+    examples, pairs = rows["examples"], rows.get("pairs")
     with torch.enable_grad():
-        out = forward_rows(model, run, examples, leaves, edit)
-        steps = target_values(run, score, examples, out["logits"])
+        if pairs is None:
+            out = forward_rows(model, run, examples, leaves, leaf_edit(state, rows, displacement, shared))
+            steps = target_values(run, score, examples, out["logits"])
+            values = out["values"]
+        else:
+            places = with_inputs(state, leaves)
+            edit = paired_leaf_edit(state, rows, displacement, leaves, shared)
+            out = forward_rows(model, run, examples, places, edit, pairs)
+            steps = paired_targets(run, score, examples, out["logits"], pairs)
+            values = [value for place, value in zip(places, out["values"], strict=True) if place in leaves]
         # Padding repeats a step; only steps that some column has may add to the head's gradient.
         used = (run["columns"][examples].amax(1) > 0).to(steps)
         if not steps.requires_grad:
@@ -120,7 +130,7 @@ def build_graph(
     places = step_places(run, examples, head.shape[1]).to(head.device)
     spread.scatter_add_(2, places[:, None, :].expand(-1, columns, -1), run["columns"][examples].to(head))
     return {
-        "leaves": out["values"],
+        "leaves": values,
         "hidden": out["hidden"],
         "head": head,
         "spread": spread,

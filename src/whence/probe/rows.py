@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.models.access import read_site, resolve, write_site
+from whence.probe.rules import apply_rule, soft_capped
 from whence.step_functions.inputs import StepInputs
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def forward_rows(
     examples: Int[Tensor, " row"],
     leaves: list[dict[str, Any]],
     edit: Callable[[dict[str, Any], Tensor], Tensor | None],
+    pairs: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run rows of a batch through the model once, editing sites on the way.
 
@@ -46,6 +48,8 @@ def forward_rows(
         examples: The example that each row is a variant of.
         leaves: Sites to read, in the order of the forward pass.
         edit: Called with a leaf and its value; what it returns is written back, unless None.
+        pairs: Which rows are the references of which (see `whence.probe.rules`): what is not linear then has the
+            derivatives of DeepLIFT's rules. None: nothing is changed.
 
     Returns:
         ``values`` (the leaves, as written), ``hidden`` (what enters the unembedding) and ``logits``.
@@ -53,9 +57,13 @@ def forward_rows(
     call = {name: value[examples] for name, value in run["inputs"].items()}
     if run["keep"] is not None:
         call["logits_to_keep"] = run["keep"]
-    values = []
+    values, memory = [], {}
+    places = leaves if pairs is None else sorted([*leaves, *pairs["bends"]], key=place_order)
     with model.trace(**call, use_cache=False):
-        for leaf in leaves:
+        for leaf in places:
+            if "rule" in leaf:
+                apply_rule(model, leaf, pairs, memory)
+                continue
             value = read_site(model, leaf["spec"])
             edited = edit(leaf, value)
             if edited is not None:
@@ -63,8 +71,17 @@ def forward_rows(
                 value = edited
             values.append(value)
         hidden = resolve(model, run["unembed"]).input
-        logits = model.output.logits
+        if pairs is None or pairs["logit_cap"] is None:
+            logits = model.output.logits
+        else:
+            raw = resolve(model, run["unembed"]).output
+            logits = soft_capped(raw, model.output.logits, pairs)
     return {"values": values, "hidden": hidden, "logits": logits}
+
+
+def place_order(place: dict[str, Any]) -> float:
+    """Where a leaf or a rule stands in the forward pass."""
+    return place["order"]
 
 
 def step_places(run: dict[str, Any], examples: Int[Tensor, " row"], kept: int) -> Int[Tensor, "row step"]:
@@ -76,11 +93,25 @@ def target_values(
     run: dict[str, Any], score: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor
 ) -> Float[Tensor, "row step"]:
     """The step function's value at every step of every row, in float32 or better."""
+    chosen = chosen_logits(run, examples, logits)
+    return step_values(score, chosen, run["target_ids"][examples].to(logits.device))
+
+
+def chosen_logits(
+    run: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor
+) -> Float[Tensor, "row step vocab"]:
+    """The logits of every step of every row, in float32 or better."""
     places = step_places(run, examples, logits.shape[1]).to(logits.device)
     rows = torch.arange(len(examples), device=logits.device)
     chosen = logits[rows[:, None], places]
-    chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
-    return score["fn"](StepInputs(chosen, run["target_ids"][examples].to(logits.device)), **score["options"])
+    return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+
+
+def step_values(
+    score: dict[str, Any], chosen: Float[Tensor, "row step vocab"], ids: Int[Tensor, "row step"]
+) -> Float[Tensor, "row step"]:
+    """The step function's value for given logits and tokens."""
+    return score["fn"](StepInputs(chosen, ids), **score["options"])
 
 
 def column_values(

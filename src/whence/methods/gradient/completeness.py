@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from whence.core.contract import Derivatives
+
 _TINY = 1e-12
 _ENOUGH = 2e-2
 
@@ -31,6 +33,28 @@ def completeness(
     """
     gap = (shares.sum(-1) - (here - there)).abs()
     scale = here.abs().maximum(there.abs()).maximum(shares.abs().sum(-1)).clamp_min(_TINY)
+    return gap, scale
+
+
+def worst_gap(
+    found: Derivatives, *, units: bool
+) -> tuple[Float[Tensor, "batch column"], Float[Tensor, "batch column"]]:
+    """The gap of an answer that has a reference, at the layer where it is worst.
+
+    Args:
+        found: Shares of every token, and the targets at both ends.
+        units: Whether the shares have an axis of units.
+
+    Returns:
+        The gap, and what it is compared with.
+    """
+    assert found.there is not None
+    shares = found.values.sum(-1) if units else found.values
+    here = found.here[..., None].expand_as(found.there) if found.layers else found.here
+    gap, scale = completeness(shares.movedim(2, -1), here, found.there)
+    if found.layers:
+        worst = (gap / scale).argmax(-1, keepdim=True)
+        return gap.gather(-1, worst).squeeze(-1), scale.gather(-1, worst).squeeze(-1)
     return gap, scale
 
 
