@@ -37,7 +37,7 @@ def read_site(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
     Returns:
         The value, with the axes that the site declares.
     """
-    _instrument(model, spec)
+    instrument(model, spec)
     kind = spec["kind"]
     if kind == "output":
         return _read_output(model, spec)
@@ -64,7 +64,7 @@ def write_site(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) ->
         spec: The site's ``spec``.
         value: The new value, of the shape that `read_site` gives; it may require gradients or be a dual.
     """
-    _instrument(model, spec)
+    instrument(model, spec)
     kind = spec["kind"]
     if kind == "output":
         _write_output(model, spec, value)
@@ -86,10 +86,10 @@ def write_site(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) ->
         raise ModelError(f"{spec.get('site')}: there is no kind of site {kind!r}.")
 
 
-def _instrument(model: Any, spec: dict[str, Any]) -> None:
-    """Have nnsight prepare the source of the block before it runs, for sites that are lines of it."""
+def instrument(model: Any, spec: dict[str, Any]) -> None:
+    """Have nnsight prepare the source of a module before it runs, for sites that are lines of it."""
     if spec.get("instrument"):
-        source_of(model, {**spec, "path": spec["instrument"]})
+        source_of(model, {"site": spec["instrument"], **spec, "path": spec["instrument"]})
 
 
 def _read_output(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:

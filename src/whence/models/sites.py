@@ -126,12 +126,18 @@ class SiteBuilder:
         """Note a place between the last site and the next where the model is not linear."""
         self.bends.append({"rule": rule, "order": len(self.sites) - 0.5, **data})
 
-    def _norm(self, path: str | None) -> None:
-        """Note a norm; its site, if it has one, comes after it."""
+    def _norm(self, path: str | None, inside: str = "") -> None:
+        """Note a norm; its site, if it has one, comes after it.
+
+        Args:
+            path: The norm, if there is one.
+            inside: A module whose ``forward`` calls it, and has lines that are read.
+        """
         if path:
             module = self.hf_model.get_submodule(path)
             found = [getattr(module, name) for name in ("eps", "variance_epsilon") if hasattr(module, name)]
-            self._bend("norm", path=path, eps=float(found[0]) if found and found[0] is not None else None)
+            eps = float(found[0]) if found and found[0] is not None else None
+            self._bend("norm", path=path, eps=eps, **({"instrument": inside} if inside else {}))
 
     def _block(self, stack: Stack, block: str, heads: int) -> None:
         prefix = self.prefix
@@ -201,7 +207,7 @@ class SiteBuilder:
         name = f"{self.prefix}.{kind}"
         factor = self._factor(path, heads)
         for norm in (stack.q_norm, stack.k_norm):
-            self._norm(find(self.tree, path, norm) if norm else "")
+            self._norm(find(self.tree, path, norm) if norm else "", inside=path)
         for part in stack.attention.order.split():
             axes = {"q": HEADS, "k": KEY_HEADS, "v": KEY_HEADS}.get(part, PATTERN)
             if kind == "cross_attn" and part in ("k", "v"):
