@@ -42,6 +42,7 @@ GENERATE = {"max_new_tokens": 4}
 # Every method of the library, with the options that it is compared with. A test holds this table to the registry.
 CALLS: dict[str, dict[str, Any]] = {
     "saliency": {},
+    "deeplift": {"baseline": "mean", "keep": "none"},
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
 }
@@ -155,16 +156,22 @@ def opened(folder: Path, place: str) -> Iterator[Any]:
 
 def untraced(model: whence.Model, method: str) -> np.ndarray:
     """The scores by plain PyTorch on the same model, with hooks and without a tracer."""
+    from tests.deeplift_reference import deeplift
     from tests.slow_reference import embedding_modules, whole_text_attribution
 
     hf = model.nn._module
+    baselines = [module.weight.detach().float().mean(0) for module in embedding_modules(hf)]
+    if method == "deeplift":
+        return deeplift(
+            hf, list(model.encode(PROMPT).ids), CONTINUATION, target="logprob", baselines=baselines
+        ).numpy()
     return whole_text_attribution(
         hf,
         list(model.encode(PROMPT).ids),
         CONTINUATION,
         method=method,
         target="logprob",
-        baselines=[module.weight.detach().float().mean(0) for module in embedding_modules(hf)],
+        baselines=baselines,
         n_steps=CALLS[method].get("n_steps", 1),
     ).numpy()
 

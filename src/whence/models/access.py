@@ -92,6 +92,11 @@ def instrument(model: Any, spec: dict[str, Any]) -> None:
         source_of(model, {"site": spec["instrument"], **spec, "path": spec["instrument"]})
 
 
+def remember_rows(rows: int) -> None:
+    """Tell the sites of a running trace its number of rows, which they else look for (see `_rows`)."""
+    getcurrent().__dict__["whence_rows"] = rows
+
+
 def _read_output(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
     rows = _rows(model, spec)
     envoy = resolve(model, spec["path"])

@@ -50,7 +50,8 @@ def forward_products(
 
     def slope(who: Tensor, alphas: Tensor, chosen: Tensor) -> Tensor:
         value, tangent = tangents(model, run, score, state, group, who, alphas, chosen)
-        state["counts"]["rows"] += len(who)
+        references = 0 if state["rules"] is None else len(who.unique())
+        state["counts"]["rows"] += len(who) + references
         state["counts"]["jvps"] += len(who)
         at_one = (alphas == 1).nonzero()[:, 0]
         at_clean.index_copy_(0, who[at_one], value.double().cpu()[at_one])

@@ -160,7 +160,10 @@ def make_plan(
         row = shape.graph_bytes() + products * shape.pass_bytes()
         derivatives = total * columns
     width = 2 if paired else 1
-    row, forwards = width * row, width * forwards
+    row *= width
+    if mode == "reverse":
+        # In forward mode all rows of an example share its reference.
+        forwards *= width
     fits = int(free * _SHARE) // max(row, 1)
     if cpu:
         fits = min(fits, max(1, _CPU_TOKENS // (width * shape.positions)))

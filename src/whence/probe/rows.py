@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.models.access import read_site, resolve, write_site
+from whence.models.access import instrument, read_site, remember_rows, resolve, write_site
 from whence.probe.rules import apply_rule, soft_capped
 from whence.step_functions.inputs import StepInputs
 
@@ -60,6 +60,11 @@ def forward_rows(
     values, memory = [], {}
     places = leaves if pairs is None else sorted([*leaves, *pairs["bends"]], key=place_order)
     with model.trace(**call, use_cache=False):
+        if pairs is not None:
+            # Rules come between sites, where it is too late for what a site prepares before the first of them.
+            remember_rows(len(examples))
+            for leaf in places:
+                instrument(model, leaf.get("spec", leaf))
         for leaf in places:
             if "rule" in leaf:
                 apply_rule(model, leaf, pairs, memory)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.models.access import instrument, read_site, write_site
+from whence.models.access import read_site, write_site
 from whence.models.attention import per_query_head, score_facts
 from whence.models.operations import resolve
 from whence.step_functions.multipliers import logarithmic_mean
@@ -48,7 +48,6 @@ def apply_rule(model: Any, bend: dict[str, Any], pairs: dict[str, Any], memory: 
         memory: Values that later rules of the same trace need.
     """
     kind = bend["rule"]
-    instrument(model, bend)
     if kind == "keep":
         memory[bend["key"]] = read_site(model, bend["spec"])
     elif kind == "norm":

@@ -35,7 +35,7 @@ class DeepLift(AbstractMethod):
     title: ClassVar[str] = "differences from a baseline, shared out operation by operation; scores sum to the whole"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.EMBEDDINGS, Need.LOGITS, Need.GRADIENTS, Need.INTERNALS})
     cites: ClassVar[tuple[str, ...]] = ("shrikumar2017",)
-    cost: ClassVar[str] = "4F + min(T VJPs, K JVPs) of two rows"
+    cost: ClassVar[str] = "2 (1F + min(T VJPs, K JVPs)) + 3F"
     additive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
     layer: ClassVar[bool] = True
