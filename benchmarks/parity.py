@@ -162,9 +162,9 @@ def untraced(model: whence.Model, method: str) -> np.ndarray:
     hf = model.nn._module
     baselines = [module.weight.detach().float().mean(0) for module in embedding_modules(hf)]
     if method == "deeplift":
-        return deeplift(
-            hf, list(model.encode(PROMPT).ids), CONTINUATION, target="logprob", baselines=baselines
-        ).numpy()
+        prompt = list(model.encode(PROMPT).ids)
+        scores = deeplift(hf, prompt, CONTINUATION, target="logprob", baselines=baselines, keep_start=False)
+        return scores.numpy()
     return whole_text_attribution(
         hf,
         list(model.encode(PROMPT).ids),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 # Under the name that the benchmarks know it by.
-from tests.slow_reference import clean_embeddings, embedding_modules, outputs_replaced
+from tests.slow_reference import clean_embeddings, embedding_modules, outputs_replaced, target_value
 
 ACTIVATIONS = ("transformers.activations", "torch.nn.modules.activation")
 
@@ -122,11 +122,13 @@ PRODUCTS = {
 ELEMENTWISE = {"rsqrt": torch.rsqrt, "tanh": torch.tanh}
 # Functions that are linear, or whose outcome is the same in both rows.
 LINEAR = """
-__add__ __getitem__ __iadd__ __itruediv__ __neg__ __radd__ __rsub__ __sub__ __truediv__ add cat chunk clone contiguous
-div div_ mul_ dropout neg expand flatten float linear masked_fill mean ones_like permute repeat_interleave reshape size split
-squeeze sub to transpose truediv type type_as add_ unsqueeze view where __get__ __len__ stack sum addmm reshape dim numel
-broadcast_to is_floating_point apply __format__ scatter
+__add__ __format__ __get__ __getitem__ __iadd__ __len__ __neg__ __radd__ __rsub__ __sub__ add add_ addmm apply
+broadcast_to cat chunk clone contiguous dim dropout expand flatten float is_floating_point linear masked_fill mean neg
+numel ones_like permute repeat_interleave reshape scatter size split squeeze stack sub sum to transpose type type_as
+unsqueeze view where
 """.split()
+# Linear in their first argument.
+SCALED = "__itruediv__ __truediv__ div div_ mul mul_ __mul__ __rmul__ matmul __matmul__ bmm truediv".split()
 
 
 class Multipliers(TorchFunctionMode):
@@ -141,7 +143,8 @@ class Multipliers(TorchFunctionMode):
         if name in PRODUCTS and len(moving) == 2:
             return Product.apply(PRODUCTS[name], *args)
         if name == "baddbmm":
-            return args[0] * kwargs["beta"] + Product.apply(torch.matmul, kwargs["batch1"], kwargs["batch2"]) * kwargs["alpha"]  # fmt: skip
+            products = Product.apply(torch.matmul, kwargs["batch1"], kwargs["batch2"])
+            return args[0] * kwargs["beta"] + products * kwargs["alpha"]
         if name in ELEMENTWISE:
             return Elementwise.apply(ELEMENTWISE[name], args[0])
         if name == "softmax":
@@ -152,7 +155,7 @@ class Multipliers(TorchFunctionMode):
             return attention(*args, **kwargs)
         if name in ("pow", "__pow__", "square"):
             return power(args[0], args[1] if len(args) > 1 else 2)
-        if name not in LINEAR and name not in PRODUCTS:
+        if name not in LINEAR and not (name in SCALED and len(moving) == 1):
             raise NotImplementedError(f"no rule for {name}")
         return func(*args, **kwargs)
 
@@ -191,6 +194,37 @@ def target_multipliers(name: str, high: Tensor, low: Tensor, token: int) -> Tens
     return share if name == "logprob" else mean[token] * share
 
 
+def whole_text(model: Any, prompt: list[int], continuation: list[int]) -> dict[str, Tensor]:
+    """What the model reads; the logits of the steps are the last."""
+    if model.config.is_encoder_decoder:
+        start = [model.config.decoder_start_token_id, *continuation[:-1]]
+        return {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([start])}
+    return {"input_ids": torch.tensor([[*prompt, *continuation[:-1]]])}
+
+
+def both_ends(clean: Sequence[Tensor], baselines: Sequence[Tensor], keep_start: bool = True) -> list[Tensor]:
+    """The embeddings of every stream and of its reference, as two rows; a decoder's start token may be kept."""
+    pairs = []
+    for stream, value in enumerate(clean):
+        low = baselines[stream].to(value).expand_as(value).clone()
+        if stream == 1 and keep_start:
+            low[:, 0] = value[:, 0]
+        pairs.append(torch.cat([value, low]))
+    return pairs
+
+
+def change(model: Any, prompt: list[int], continuation: list[int], target: str, baselines: Sequence[Tensor]) -> Tensor:
+    """The target's change from the reference to the input at every step."""
+    ids = whole_text(model, prompt, continuation)
+    points = both_ends(clean_embeddings(model, ids), baselines)
+    swaps = [(m, lambda value, at=at: at) for m, at in zip(embedding_modules(model), points, strict=True)]
+    with torch.no_grad(), outputs_replaced(swaps):
+        logits = model(**{name: twice(one) for name, one in ids.items()}, use_cache=False).logits.double()
+    steps = logits[:, -len(continuation) :]
+    values = [[target_value(target, z, y) for z, y in zip(row, continuation, strict=True)] for row in steps]
+    return torch.stack(values[0]) - torch.stack(values[1])
+
+
 def deeplift(
     model: Any,
     prompt: list[int],
@@ -198,22 +232,12 @@ def deeplift(
     *,
     target: str,
     baselines: Sequence[Tensor],
-    fixed: Callable[[int, int], bool] = lambda stream, place: False,
+    keep_start: bool = True,
 ) -> Tensor:
     """Scores [step, token] with NaN where a step cannot look."""
-    ids = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([[1]])}
-    if model.config.is_encoder_decoder:
-        ids["decoder_input_ids"] = torch.tensor([[model.config.decoder_start_token_id, *continuation[:-1]]])
-        first, sources = 0, len(prompt)
-    else:
-        ids = {"input_ids": torch.tensor([[*prompt, *continuation[:-1]]])}
-        first, sources = len(prompt) - 1, 0
+    ids = whole_text(model, prompt, continuation)
     clean = clean_embeddings(model, ids)
-    leaves = []
-    for stream, value in enumerate(clean):
-        kept = torch.tensor([fixed(stream, place) for place in range(value.shape[1])])
-        low = torch.where(kept[:, None], value, baselines[stream].to(value))
-        leaves.append(torch.cat([value, low]).requires_grad_(True))
+    leaves = [pair.requires_grad_(True) for pair in both_ends(clean, baselines, keep_start)]
     swaps = [(m, lambda value, leaf=leaf: leaf) for m, leaf in zip(embedding_modules(model), leaves, strict=True)]
     parameters = [one for one in model.parameters() if one.requires_grad]
     with ExitStack() as stack:
@@ -228,6 +252,7 @@ def deeplift(
         with Multipliers():
             logits = model(**{name: twice(value) for name, value in ids.items()}, use_cache=False).logits
     total = torch.zeros(len(continuation), sum(value.shape[1] for value in clean), dtype=torch.float64)
+    first = logits.shape[1] - len(continuation)
     for step, token in enumerate(continuation):
         seed = torch.zeros_like(logits)
         high, low = logits.detach()[:, first + step]
@@ -235,6 +260,7 @@ def deeplift(
         grads = torch.autograd.grad(logits, leaves, seed, retain_graph=True)
         assert all(float(grad[1].abs().max()) == 0 for grad in grads), "something flowed to the reference"
         total[step] = torch.cat([(g[0] * (x[0] - x[1]).detach()).sum(-1) for g, x in zip(grads, leaves, strict=True)])
+    sources = len(prompt) if model.config.is_encoder_decoder else 0
     place = torch.arange(total.shape[1])
     last = sources + first + torch.arange(len(continuation))[:, None]
     return torch.where(place <= last, total, torch.nan)

@@ -1,24 +1,25 @@
-"""DeepLIFT against multipliers propagated by hand through the untraced model, and its identities."""
+"""DeepLIFT's identities: what it adds up to, what it does not depend on, what it leaves alone."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
 import whence
-from deeplift_reference import deeplift
-from slow_reference import clean_embeddings, embedding_modules, outputs_replaced
-from tiny_models import FAMILIES, VARIANTS, is_encoder_decoder, tiny_model
+from deeplift_reference import change
+from tiny_models import is_encoder_decoder, tiny_model
 from whence.models import bundled
 from whence.probe import reverse_mode
 
 PROMPT, CONTINUATION = [7, 21, 9, 33, 12], [17, 8, 40]
 ROUTED = ("qwen3_moe", "gpt_oss", "qwen3_moe_mixed")
-DENSE = tuple(family for family in (*FAMILIES, *VARIANTS) if family not in ROUTED)
 SOME = ("gpt2", "llama", "gemma2", "opt", "bloom", "falcon", "mpt", "t5", "bart")
 
 
+@cache
 def load(family, dtype=torch.float32, **options):
     return whence.load(tiny_model(family, dtype=dtype, **options))
 
@@ -33,11 +34,6 @@ def means(model):
     return [rows[stack]["mean"].double() for stack in rows]
 
 
-def decoder_start(stream, place):
-    """The one token that is fixed by default: the decoder's start."""
-    return stream == 1 and place == 0
-
-
 def check(out, name="completeness"):
     return {one.name: one for one in out.checks}[name]
 
@@ -47,54 +43,11 @@ def relative(found, expected):
     return np.nanmax(np.abs(found - expected)) / np.nanmax(np.abs(expected))
 
 
-def difference(model, target, low):
-    """The change of the target when every token but the decoder's start is at its reference, by plain hooks."""
-    hf, values = model.nn._module, []
-    if model.encoder_decoder:
-        start = hf.config.decoder_start_token_id
-        ids = {"input_ids": torch.tensor([PROMPT]), "decoder_input_ids": torch.tensor([[start, *CONTINUATION[:-1]]])}
-    else:
-        ids = {"input_ids": torch.tensor([[*PROMPT, *CONTINUATION[:-1]]])}
-    clean = clean_embeddings(hf, ids)
-    moved = [row.to(value).expand_as(value).clone() for row, value in zip(low, clean, strict=True)]
-    if model.encoder_decoder:
-        moved[1][:, 0] = clean[1][:, 0]
-    for points in (clean, moved):
-        swaps = [(m, lambda _, p=p: p) for m, p in zip(embedding_modules(hf), points, strict=True)]
-        with torch.no_grad(), outputs_replaced(swaps):
-            logits = hf(**ids, use_cache=False).logits[0, -len(CONTINUATION) :].double()
-        logp = logits.log_softmax(-1)
-        table = {"logit": logits, "logprob": logp, "probability": logp.exp()}
-        rows = torch.arange(len(CONTINUATION))
-        entropy = -(logp.exp() * logp).sum(-1)
-        values.append(entropy if target == "entropy" else table[target][rows, CONTINUATION])
-    return (values[0] - values[1]).numpy()
-
-
 def gap(model, target="logit", low=None, **options):
     """How far the scores are from adding up, beside the largest change of a step."""
-    expected = difference(model, target, means(model) if low is None else low)
+    expected = change(model.nn._module, PROMPT, CONTINUATION, target, means(model) if low is None else low).numpy()
     scores = explain(model, target=target, **options).scores.values.astype(float)
     return np.abs(np.nansum(scores, axis=1) - expected).max() / np.abs(expected).max()
-
-
-@pytest.mark.parametrize("family", DENSE)
-def test_equals_multipliers_propagated_by_hand(family):
-    # Many models compute their norms in float32 whatever the rest is in.
-    model = load(family, torch.float64)
-    low = means(model)
-    for target in ("logprob", "probability") if family in SOME else ("logprob",):
-        expected = deeplift(
-            model.nn._module, PROMPT, CONTINUATION, target=target, baselines=low, fixed=decoder_start
-        ).numpy()
-        out = explain(model, target=target)
-        assert relative(out.scores.values, expected) < 1e-5
-        assert out.verified
-
-
-@pytest.mark.parametrize("family", DENSE)
-def test_scores_add_up_in_single_precision(family):
-    assert gap(load(family)) < 1e-4
 
 
 @pytest.mark.parametrize("target", ["logit", "logprob", "probability", "entropy"])
@@ -115,19 +68,10 @@ def test_scores_add_up_from_the_zero_vector_where_integrated_gradients_do_not():
     assert check(explain(model, method="integrated_gradients", n_steps=50, **options)).value > 1e-2
 
 
-@pytest.mark.parametrize("family", DENSE)
-def test_forward_mode_equals_reverse_mode(family):
-    """Bloom too, whose nonlinearity has no tangent: with rules it needs none."""
-    model = load(family)
-    reverse, forward = (explain(model, mode=mode) for mode in ("reverse", "forward"))
-    assert relative(forward.scores.values, reverse.scores.values) < 1e-5
-    assert forward.info["engine"]["mode"] == "forward"
-    assert forward.verified
-    assert check(forward, "adjoint").passed
-
-
-@pytest.mark.parametrize("family", SOME)
-@pytest.mark.parametrize("mode", ["reverse", "forward"])
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [*((family, "reverse") for family in SOME), ("gpt2", "forward"), ("mpt", "forward"), ("t5", "forward")],
+)
 def test_batch_of_different_lengths_equals_each_alone(family, mode):
     model = load(family)
     prompts = [[7, 21, 9, 33, 12, 50, 18], [30, 12, 9], [5]]
@@ -145,7 +89,7 @@ def test_fused_attention_has_the_same_rules(family):
     assert relative(fused.scores.values, eager.scores.values) < 1e-5
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "falcon", "t5", "bart"])
 def test_every_layer_shares_out_the_same_difference(family):
     model = load(family)
     out = explain(model, layer="all")
@@ -172,14 +116,14 @@ def test_a_site_beside_others_has_its_own_share_and_claims_no_more():
     assert np.nansum(np.abs(out.scores.values)) > 0.1
 
 
-@pytest.mark.parametrize("site", ["attn.q", "attn.k", "attn.v", "attn.z", "mlp.pre", "mlp.post", "ln1", "ln2", "resid_mid"])
 @pytest.mark.parametrize("family", ["qwen3", "phi3", "falcon", "mpt", "opt"])
-def test_sites_inside_of_operations_with_rules_can_be_asked_for(family, site):
-    model = load(family)
-    name = f"blocks.0.{site}"
-    if name in model.architecture.sites:
-        reverse, forward = (explain(model, layer=name, mode=mode).scores.values for mode in ("reverse", "forward"))
-        assert relative(forward, reverse) < 1e-4
+def test_sites_between_operations_with_rules_can_be_asked_for(family):
+    for site in ("attn.q", "attn.k", "attn.v", "attn.z", "mlp.pre", "mlp.post", "ln1", "ln2", "resid_mid"):
+        model = load(family)
+        name = f"blocks.0.{site}"
+        if name in model.architecture.sites:
+            reverse, forward = (explain(model, layer=name, mode=mode).scores.values for mode in ("reverse", "forward"))
+            assert relative(forward, reverse) < 1e-4
 
 
 def test_a_linear_model_gives_input_times_gradient():
@@ -232,9 +176,9 @@ def test_nothing_flows_to_the_reference(monkeypatch):
         return contract(state, group, grads, displacement, rows, columns, reduce)
 
     monkeypatch.setattr(reverse_mode, "contract", spied)
-    for family in SOME:
+    for family in ("gpt2", "gemma2", "falcon", "t5"):
         explain(load(family), mode="reverse")
-    assert len(seen) == len(SOME)
+    assert len(seen) == 4
     for grads, count in seen:
         for grad in grads.values():
             assert grad[:, :count].abs().max() > 0
@@ -274,11 +218,11 @@ def test_half_precision():
 @pytest.mark.parametrize("name", bundled.NAMES)
 def test_trained_models(name):
     model = whence.load(f"whence/{name}")
-    for example in bundled.examples(name, 2, seed=5):
-        for target in ("probability", "logprob"):
-            out = model.attribute(example.prompt, example.continuation, method="deeplift", target=target)
-            assert out.verified
-            assert check(out).value < 1e-4
+    example = next(iter(bundled.examples(name, 1, seed=5)))
+    for target in ("probability", "logprob"):
+        out = model.attribute(example.prompt, example.continuation, method="deeplift", target=target)
+        assert out.verified
+        assert check(out).value < 1e-5
 
 
 def test_cost_is_what_the_record_says():

@@ -3,8 +3,8 @@
 A path is relative to the block (or, for ``embed``, ``blocks``, ``ln_final`` and ``unembed``, to the model).
 ``"a|b"`` takes the first that the module tree has; an empty alternative (``"a|"``) means that it may be
 missing. ``:half`` after a path takes the first half of the module's output, ``:rest`` the second; ``:copy`` marks
-an output that the model changes in place later. Where no module holds a value, a row quotes the line of the ``forward`` that
-makes it: the whole line, or its beginning up to an opening parenthesis.
+an output that the model changes in place later. Where no module holds a value, a row quotes the line of the
+``forward`` that makes it: the whole line, or its beginning up to an opening parenthesis.
 """
 
 from __future__ import annotations

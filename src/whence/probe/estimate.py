@@ -89,9 +89,7 @@ class DryProbe:
 
         probe = self.probe
         layers = len(probe.layers.groups)
-        plan, _ = probe.plan(
-            reduce=reduce, points=len(paths[0][0]), reference=reference, paired=rules is not None
-        )
+        plan, _ = probe.plan(reduce=reduce, points=len(paths[0][0]), reference=reference, paired=rules is not None)
         self.plans += [plan] * (layers if reference else 1)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()
