@@ -47,6 +47,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "attention": {},
     "attention_rollout": {},
     "contextcite": {"n_samples": 16, "segments": "word"},
+    "deeplift": {"baseline": "mean", "keep": "none"},
     "direct_logit": {},
     "discretized_integrated_gradients": {"n_anchors": 8, "n_neighbors": 20, "baseline": "mean", "keep": "none"},
     "flashtrace": {},
@@ -180,16 +181,22 @@ def opened(folder: Path, place: str) -> Iterator[Any]:
 
 def untraced(model: whence.Model, method: str) -> np.ndarray:
     """The scores by plain PyTorch on the same model, with hooks and without a tracer."""
+    from tests.deeplift_reference import deeplift
     from tests.slow_reference import embedding_modules, whole_text_attribution
 
     hf = model.nn._module
+    baselines = [module.weight.detach().float().mean(0) for module in embedding_modules(hf)]
+    if method == "deeplift":
+        prompt = list(model.encode(PROMPT).ids)
+        scores = deeplift(hf, prompt, CONTINUATION, target="logprob", baselines=baselines, keep_start=False)
+        return scores.numpy()
     return whole_text_attribution(
         hf,
         list(model.encode(PROMPT).ids),
         CONTINUATION,
         method=method,
         target="logprob",
-        baselines=[module.weight.detach().float().mean(0) for module in embedding_modules(hf)],
+        baselines=baselines,
         n_steps=CALLS[method].get("n_steps", 1),
     ).numpy()
 
