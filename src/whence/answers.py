@@ -112,7 +112,7 @@ def _one(
         info={
             **info,
             "method": question.method.name,
-            "method_options": dataclasses.asdict(question.method),
+            "method_options": _noted(dataclasses.asdict(question.method)),
             "default_view": {axis: question.method.view.get(axis, "mean") for axis in answer.axes},
             "additive": question.method.additive,
             "signed": question.method.signed,
@@ -120,6 +120,17 @@ def _one(
             "hints": _hints(question.target.name, values[0][row][: len(sequence.targets)].tolist()),
         },
     )
+
+
+def _noted(value: Any) -> Any:
+    """An option as plain data: keys are texts, and a slice reads as it is written."""
+    if isinstance(value, Mapping):
+        return {str(name): _noted(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_noted(item) for item in value]
+    if isinstance(value, slice):
+        return ":".join("" if end is None else str(end) for end in (value.start, value.stop, value.step))
+    return value
 
 
 def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndarray:
