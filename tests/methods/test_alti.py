@@ -68,7 +68,9 @@ def test_shares_sum_to_one_and_a_span_has_the_mean_of_its_steps():
 def test_segments_have_the_sum_of_their_tokens():
     model = whence.load(tiny_model("llama"))
     tokens = model.attribute(PROMPT, CONTINUATION, method="alti").scores.values
-    joined = model.attribute(PROMPT, CONTINUATION, method="alti", segments=[[0, 2], [1], [3, 4], [5], [6]]).scores.values
+    joined = model.attribute(
+        PROMPT, CONTINUATION, method="alti", segments=[[0, 2], [1], [3, 4], [5], [6]]
+    ).scores.values
     np.testing.assert_allclose(joined[:, 0], tokens[:, [0, 2]].sum(1), atol=1e-6)
     np.testing.assert_allclose(joined[:, 2], tokens[:, [3, 4]].sum(1), atol=1e-6)
 

@@ -8,7 +8,7 @@ import torch
 
 import whence
 from slow_parts import alti_maps, decomposed, norm_of, step_rows, widths_of
-from tiny_models import ENCODER_DECODER, FAMILIES, VARIANTS, tiny_model
+from tiny_models import FAMILIES, VARIANTS, tiny_model
 
 PROMPT, CONTINUATION = [7, 21, 9, 33, 12], [17, 8, 40]
 METHODS = ("direct_logit", "alti_logit")
