@@ -122,11 +122,14 @@ def _one(
 
 
 def _options(method: AbstractMethod) -> dict[str, Any]:
-    """A method's options as plain data; a function by its name."""
-    return {
-        name: getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
-        for name, value in dataclasses.asdict(method).items()
-    }
+    """A method's options as plain data; a function by its name, an array by its shape."""
+    found = dataclasses.asdict(method)
+    for name, value in found.items():
+        if callable(value):
+            found[name] = getattr(value, "__qualname__", type(value).__name__)
+        elif hasattr(value, "shape"):
+            found[name] = f"{type(value).__name__} {list(value.shape)}"
+    return found
 
 
 def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndarray:
