@@ -130,13 +130,15 @@ def _one(
 
 
 def _noted(value: Any) -> Any:
-    """An option as plain data: keys are texts, a slice reads as it is written, a function is its name."""
+    """An option as plain data: keys are texts, a slice as it is written, a function's name, an array's shape."""
     if isinstance(value, Mapping):
         return {str(name): _noted(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_noted(item) for item in value]
     if isinstance(value, slice):
         return ":".join("" if end is None else str(end) for end in (value.start, value.stop, value.step))
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} {list(value.shape)}"
     return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
 
 

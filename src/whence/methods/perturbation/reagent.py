@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from whence.core.contract import AbstractMethod, Answer, Gap, Need, Probe, Vocabulary
@@ -34,7 +35,7 @@ _BELONGS = {
     ("sampler", "mlm"): ("mlm",),
 }  # fmt: skip
 _NOOP = 1e-5
-_TINY = 1e-12
+_TINY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,12 @@ class ReAGent(AbstractMethod):
         if self.keep_ratio is not None and self.keep_top_n != defaults["keep_top_n"]:
             raise InputError("reagent: keep_ratio stands in place of keep_top_n; leave one of them out.")
         rarer = min(self.replacing_ratio, 1 - self.replacing_ratio)
-        if self.estimator == "mean" and int(self.n_rounds * rarer) < 2:
+        # 1 - 0.9 is a little less than 0.1.
+        least = ceil(2 / rarer - _TINY)
+        if self.estimator == "mean" and self.n_rounds < least:
             raise InputError(
                 f"reagent: with replacing_ratio={self.replacing_ratio:g} and n_rounds={self.n_rounds} some means would "
-                f"be over less than two rows; take at least n_rounds={-int(-2 // rarer)}."
+                f"be over less than two rows; take at least n_rounds={least}."
             )
         for name, sampler in (("tagger", "pos"), ("mlm", "mlm")):
             if self.sampler == sampler and getattr(self, name) is None:
