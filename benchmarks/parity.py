@@ -39,6 +39,7 @@ PROMPT = "the cat sat on the mat because"
 CONTINUATION = [15, 9, 21, 30]
 GENERATE = {"max_new_tokens": 4}
 
+_CONTEXT = {"steps": [(0, 4)], "segments": "token", "sides": ("source",), "keep": "none"}
 # Every method of the library, with the options that it is compared with. A test holds this table to the registry.
 CALLS: dict[str, dict[str, Any]] = {
     "saliency": {},
@@ -48,8 +49,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "lime": {"n_samples": 32, "baseline": "mean", "keep": "none"},
     "kernel_shap": {"n_samples": 64, "baseline": "mean", "keep": "none"},
     "shapley_sampling": {"n_permutations": 4, "baseline": "mean", "keep": "none"},
-    "contextcite": {"n_samples": 16, "steps": [(0, 4)], "segments": "word"},
-    "loo_segments": {"steps": [(0, 4)], "segments": "word"},
+    "contextcite": {"n_samples": 16, **_CONTEXT},
+    "loo_segments": dict(_CONTEXT),
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.
@@ -164,15 +165,34 @@ def untraced(model: whence.Model, method: str) -> np.ndarray:
     from tests.slow_reference import embedding_modules, whole_text_attribution
 
     hf = model.nn._module
+    prompt = list(model.encode(PROMPT).ids)
+    means = [module.weight.detach().float().mean(0) for module in embedding_modules(hf)]
+    if whence.METHODS[method].__module__.startswith("whence.methods.perturbation."):
+        return perturbed(hf, prompt, method, means)
     return whole_text_attribution(
         hf,
-        list(model.encode(PROMPT).ids),
+        prompt,
         CONTINUATION,
         method=method,
         target="logprob",
-        baselines=[module.weight.detach().float().mean(0) for module in embedding_modules(hf)],
+        baselines=means,
         n_steps=CALLS[method].get("n_steps", 1),
     ).numpy()
+
+
+def perturbed(hf: Any, prompt: list[int], method: str, means: list[Any]) -> np.ndarray:
+    """The same, of a method that removes tokens: its own arithmetic on values of plain PyTorch."""
+    from tests.perturbed import plain_game
+
+    options = dict(CALLS[method])
+    span = options.pop("steps", None) is not None
+    sides = options.pop("sides", ("source", "prefix"))
+    for name in ("segments", "baseline", "keep"):
+        options.pop(name, None)
+    made = whence.METHODS[method](**options)
+    game = plain_game(hf, prompt, CONTINUATION, means, removal=made.removal, span=span, sides=sides)
+    asked = game.free | (len(sides) == 2)
+    return np.where(game.defined & asked, made(game).scores, np.nan)[0]
 
 
 def possible(place: str) -> str:
