@@ -31,6 +31,13 @@ EPILOG = """examples:
 START, STOP = "<!-- evidence:start -->", "<!-- evidence:end -->"
 BASELINES = ("nearest", "random")
 MODELS = tuple(f"whence/{name}" for name in bundled.NAMES)
+# What all methods are asked alike, whatever is usual for one of them: a score for every token and every step.
+ALIKE = {"segments": "token", "sides": ("source", "prefix"), "progress": False}
+
+
+def scoring_methods() -> list[str]:
+    """The methods that have scores to rank."""
+    return [name for name in whence.METHODS if name != "none"]
 
 
 @dataclass(frozen=True)
@@ -140,9 +147,9 @@ def measure(
 def _attribution(
     model: whence.Model, method: str, example: bundled.Example, steps: list[int], target: str
 ) -> whence.Attribution:
-    out = model.attribute(
-        example.prompt, example.continuation, method=method, target=target, steps=steps, progress=False
-    )
+    # Some methods explain a number of their own, or none.
+    asked = {"target": target} if whence.METHODS[method].targets is None else {}
+    out = model.attribute(example.prompt, example.continuation, method=method, steps=steps, **asked, **ALIKE)
     assert isinstance(out, whence.Attribution)
     return out
 
@@ -196,8 +203,9 @@ def markdown(figures: Sequence[Figures], *, examples: int, target: str, seed: in
         lines.append(f"| {f'*{method}*' if method in BASELINES else f'`{method}`'} |{cells}")
     tokens = " and ".join(f"{next(one.tokens for one in figures if one.model == model):,}" for model in models)
     note = (
-        f"Target: `{target}`. {examples} held-out examples per model (seed {seed}) with {tokens} determined tokens; "
-        "in brackets the 95% interval from resampling examples. *nearest* ranks the tokens nearest to the step first."
+        f"Target: `{target}`, where a method explains a target. {examples} held-out examples per model (seed {seed}) "
+        f"with {tokens} determined tokens; in brackets the 95% interval from resampling examples. *nearest* ranks the "
+        "tokens nearest to the step first."
     )
     return "\n".join([*lines, "", note])
 
@@ -232,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--model", nargs="+", default=list(MODELS), choices=MODELS, help="bundled models (default: all)")
-    known = [*whence.METHODS, *BASELINES]
+    known = [*scoring_methods(), *BASELINES]
     made.add_argument("--methods", nargs="+", default=known, choices=known, help="default: all, and the baselines")
     made.add_argument("--examples", type=int, default=200, help="examples per model (default: 200)")
     made.add_argument("--target", default="probability", choices=list(whence.STEP_FUNCTIONS), help="what is explained")

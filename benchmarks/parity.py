@@ -39,18 +39,36 @@ PROMPT = "the cat sat on the mat because"
 CONTINUATION = [15, 9, 21, 30]
 GENERATE = {"max_new_tokens": 4}
 
-_CONTEXT = {"steps": [(0, 4)], "segments": "token", "sides": ("source",), "keep": "none"}
-# Every method of the library, with the options that it is compared with. A test holds this table to the registry.
+# Every method of the library, with a call that is cheap and gives scores on every model: what places, and the tests of
+# all methods, are compared with. A test holds this table to the registry.
 CALLS: dict[str, dict[str, Any]] = {
-    "saliency": {},
+    "alti": {},
+    "alti_logit": {},
+    "attention": {},
+    "attention_rollout": {},
+    "contextcite": {"n_samples": 16, "segments": "word"},
+    "direct_logit": {},
+    "discretized_integrated_gradients": {"n_anchors": 8, "n_neighbors": 20, "baseline": "mean", "keep": "none"},
+    "flashtrace": {},
+    "gradient_shap": {"n_samples": 8, "stdev": 0.1, "baseline": ["mean", 11], "keep": "none"},
+    "information_flow": {},
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
-    "occlusion": {"baseline": "mean", "keep": "none"},
-    "lime": {"n_samples": 32, "baseline": "mean", "keep": "none"},
+    "jacobian_scope": {"scope": "temperature"},
     "kernel_shap": {"n_samples": 64, "baseline": "mean", "keep": "none"},
+    "lime": {"n_samples": 32, "baseline": "mean", "keep": "none"},
+    "loo_segments": {"segments": "word"},
+    "none": {},
+    "occlusion": {"baseline": "mean", "keep": "none"},
+    "reagent": {"n_rounds": 8},
+    "saliency": {},
+    "sequential_integrated_gradients": {"baseline": "mean", "keep": "none"},
     "shapley_sampling": {"n_permutations": 4, "baseline": "mean", "keep": "none"},
-    "contextcite": {"n_samples": 16, **_CONTEXT},
-    "loo_segments": dict(_CONTEXT),
+    "smoothgrad": {"n_samples": 4},
+    "squaregrad": {"n_samples": 4},
+    "value_norms": {},
+    "value_zeroing": {},
+    "vargrad": {"n_samples": 4},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.
@@ -165,13 +183,13 @@ def untraced(model: whence.Model, method: str) -> np.ndarray:
     from tests.slow_reference import embedding_modules, whole_text_attribution
 
     hf = model.nn._module
-    prompt = list(model.encode(PROMPT).ids)
+    prompt = model.encode(PROMPT)
     means = [module.weight.detach().float().mean(0) for module in embedding_modules(hf)]
-    if whence.METHODS[method].__module__.startswith("whence.methods.perturbation."):
+    if hasattr(whence.METHODS[method], "removal"):
         return perturbed(hf, prompt, method, means)
     return whole_text_attribution(
         hf,
-        prompt,
+        list(prompt.ids),
         CONTINUATION,
         method=method,
         target="logprob",
@@ -180,19 +198,28 @@ def untraced(model: whence.Model, method: str) -> np.ndarray:
     ).numpy()
 
 
-def perturbed(hf: Any, prompt: list[int], method: str, means: list[Any]) -> np.ndarray:
+def perturbed(hf: Any, prompt: Any, method: str, means: list[Any]) -> np.ndarray:
     """The same, of a method that removes tokens: its own arithmetic on values of plain PyTorch."""
     from tests.perturbed import plain_game
 
-    options = dict(CALLS[method])
-    span = options.pop("steps", None) is not None
-    sides = options.pop("sides", ("source", "prefix"))
-    for name in ("segments", "baseline", "keep"):
-        options.pop(name, None)
-    made = whence.METHODS[method](**options)
-    game = plain_game(hf, prompt, CONTINUATION, means, removal=made.removal, span=span, sides=sides)
-    asked = game.free | (len(sides) == 2)
-    return np.where(game.defined & asked, made(game).scores, np.nan)[0]
+    kind = whence.METHODS[method]
+    # Every word of the prompt is one token.
+    made = kind(
+        **{name: value for name, value in CALLS[method].items() if name not in ("baseline", "keep", "segments")}
+    )
+    sides = kind.defaults.get("sides", ("source", "prefix"))
+    special = [k for k, token in enumerate(prompt.tokens("source")) if token.special]
+    game = plain_game(
+        hf,
+        list(prompt.ids),
+        CONTINUATION,
+        means,
+        removal=made.removal,
+        span=kind.defaults.get("steps") == "whole",
+        sides=sides,
+        fixed=[] if CALLS[method].get("keep") == "none" else special,
+    )
+    return np.where(game.defined, made(game).scores, np.nan)[0]
 
 
 def possible(place: str) -> str:

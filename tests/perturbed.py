@@ -102,7 +102,7 @@ def mean_vectors(model):
     return [rows["mean"].double() for rows in model.embedding_rows([]).values()]
 
 
-def plain_game(hf, prompt, continuation, vectors, *, removal, span, sides):
+def plain_game(hf, prompt, continuation, vectors, *, removal, span, sides, fixed=()):
     """The untraced model as a game of its tokens, by log-probability: one row a run, the whole text in each.
 
     Args:
@@ -113,6 +113,7 @@ def plain_game(hf, prompt, continuation, vectors, *, removal, span, sides):
         removal: ``"replace"`` or ``"delete"``.
         span: Whether the continuation is one column; else each step is.
         sides: The sides asked for.
+        fixed: Tokens that nothing removes.
     """
     both = hf.config.is_encoder_decoder
     sources, steps = len(prompt), len(continuation)
@@ -148,6 +149,8 @@ def plain_game(hf, prompt, continuation, vectors, *, removal, span, sides):
         return torch.stack(found)
 
     seen = [sources + k + both for k in range(steps)]
-    fixed = [k for k in range(features) if ("source" if k < sources else "prefix") not in sides]
     columns = torch.ones(1, steps) if span else None
-    return GameProbe(value, features, seen[-1:] if span else seen, fixed, columns=columns)
+    game = GameProbe(value, features, seen[-1:] if span else seen, fixed, columns=columns)
+    game.defined &= torch.tensor([("source" if k < sources else "prefix") in sides for k in range(features)])
+    game.free &= game.defined.any(1)
+    return game

@@ -83,7 +83,7 @@ def logprob_of_answer(hf, ids):
 
 def test_each_step_has_a_fit_of_its_own():
     model = whence.load(tiny_model("t5"))
-    options = {"method": "contextcite", **SPAN, "steps": None}
+    options = {"method": "contextcite", **SPAN, "steps": "generated"}
     out = model.attribute(PROMPT, CONTINUATION, **options)
     for step in range(3):
         alone = model.attribute(PROMPT, CONTINUATION, **{**options, "steps": [step]})

@@ -30,7 +30,9 @@ def model(request):
 
 @pytest.fixture(params=METHODS)
 def options(request):
-    return {"method": request.param, "target": "logprob", **METHODS[request.param]}
+    # What is usual for a method is left aside: all are asked alike.
+    usual = {"segments": "token", "steps": "generated", "sides": ("source", "prefix")}
+    return {"method": request.param, "target": "logprob", **usual, **METHODS[request.param]}
 
 
 def pushed(model, prompt, continuation, **options):
@@ -53,7 +55,13 @@ def test_tokens_pushed_through_the_model_are_those_of_the_formula(family):
     prompt, continuation = list(range(4, 24)), list(range(30, 40))
     source, steps = len(prompt), len(continuation)
     # A vector needs no look-up in the embedding matrix; else that is one more token for each stack.
-    shared = {"target": "logprob", "progress": False, "baseline": torch.zeros(16)}
+    shared = {
+        "segments": "token",
+        "sides": ("source", "prefix"),
+        "target": "logprob",
+        "progress": False,
+        "baseline": torch.zeros(16),
+    }
     features, row = (29, 30) if model.encoder_decoder else (29, 29)
     limits = {
         "occlusion": (source + steps + 1, {}),
@@ -110,7 +118,7 @@ def test_the_same_call_gives_the_same_and_another_seed_does_not(model, options):
 
 def test_a_span_of_steps(model, options):
     each = model.attribute(PROMPT, CONTINUATION, **options)
-    span = model.attribute(PROMPT, CONTINUATION, steps=[(0, 3)], **options)
+    span = model.attribute(PROMPT, CONTINUATION, **{**options, "steps": "whole"})
     assert span.scores.shape == (1, each.scores.shape[1])
     defined = ~np.isnan(each.scores.values).all(0)
     np.testing.assert_array_equal(~np.isnan(span.scores.values[0]), defined)
@@ -140,7 +148,7 @@ def test_where_nothing_may_be_removed_every_score_is_zero(model, options):
 
 
 def test_only_one_side(model, options):
-    out = model.attribute(PROMPT, CONTINUATION, sides="prefix", **options)
+    out = model.attribute(PROMPT, CONTINUATION, **{**options, "sides": "prefix"})
     assert np.isnan(out.scores.values[:, :5]).all()
     assert np.isfinite(out.scores.values[2, 5:7]).all()
 

@@ -20,6 +20,9 @@ CALLS = (
     {"method": "integrated_gradients", "n_steps": 3, "layer": 0, "mode": "reverse"},
     {"method": "input_x_gradient", "mode": "forward", "segments": [[0, 1], [2]]},
     {"method": "integrated_gradients", "n_steps": 2, "baseline": 11, "target": "entropy"},
+    {"method": "attention", "step_scores": ["probability"]},
+    {"method": "attention_rollout", "step_scores": ["probability"]},
+    {"method": "value_zeroing", "step_scores": ["probability"]},
 )
 
 
@@ -48,6 +51,8 @@ def test_programs_survive_a_place_without_whence(family, tmp_path, monkeypatch):
         sent = dict(data)
         if "question" in sent:
             sent["question"] = {**sent["question"], "advance": None}
+        if "advance" in sent:
+            sent["advance"] = None
         blobs.append(dumps((program, sent)))
         here.append(result)
         return result

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf"]
+    from whence.core.tokens import Token
+
+Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf", "squares", "variance"]
+Subject = Literal["target", "logit", "norm", "fisher"]
 Removal = Literal["replace", "delete", "knockout"]
-# Points on the line from reference (0) to clean value (1), and the weight of each in the sum.
-Path = tuple[Sequence[float], Sequence[float]]
+Metric = Literal["cosine", "euclidean", "relative"]
 # From shares [..., token], f(clean) and f(reference) to whether a path was fine enough.
 Accept = Callable[["Tensor", "Tensor", "Tensor"], bool]
 # Called with the nnsight model, a state, a stage and its values; see `whence.probe.observe.fold_stages`.
 Fold = Callable[[Any, dict[str, Any], dict[str, Any], dict[str, "Tensor"]], None]
-AT_INPUT: tuple[Path, ...] = (((1.0,), (1.0,)),)
 
 
 class Need(Enum):
@@ -38,6 +39,15 @@ class Need(Enum):
     ATTENTION = "attention patterns"
 
 
+# What each place can give; the reasons, and what to do about them, are with the places.
+PLACES: Mapping[str, frozenset[Need]] = {
+    "here": frozenset(Need),
+    "ndif": frozenset(Need),
+    "ndif without trust": frozenset(Need) - {Need.GRADIENTS},
+    "petals": frozenset({Need.LOGITS, Need.EMBEDDINGS, Need.GRADIENTS}),
+}
+
+
 @dataclass(frozen=True)
 class Gap:
     """How far an identity was from holding, for every example and column.
@@ -47,14 +57,15 @@ class Gap:
         gap: Absolute difference between the two sides of the identity, in units of the target.
         scale: What the gap is compared with; the check's value is ``gap / scale``.
         tolerance: Largest value that passes; ``"exact"`` and ``"quadrature"`` stand for the tolerance
-            of the model's precision, None makes the check informative.
+            of the model's precision, ``"single"`` for that of numbers which models compute in float32 at best
+            (softmax); None makes the check informative.
         note: A sentence for people.
     """
 
     name: str
     gap: Float[Tensor, "batch column"]
     scale: Float[Tensor, "batch column"]
-    tolerance: float | Literal["exact", "quadrature"] | None
+    tolerance: float | Literal["exact", "quadrature", "single"] | None
     note: str = ""
 
 
@@ -80,14 +91,16 @@ class Anatomy:
     Attributes:
         layers: Number of blocks of each stack, ``"encoder"`` before ``"decoder"``.
         heads: Number of query heads of each stack.
-        sites: The names of all sites.
+        sites: The names of all sites, in the order of the forward pass.
         absent: Names that other architectures have, and why this one does not.
+        sinks: Whether an attention pattern may give some of a query's weight to no token.
     """
 
     layers: Mapping[str, int]
     heads: Mapping[str, int]
-    sites: frozenset[str]
+    sites: tuple[str, ...]
     absent: Mapping[str, str]
+    sinks: bool = False
 
     @property
     def encoder_decoder(self) -> bool:
@@ -103,20 +116,50 @@ class Anatomy:
         """Whether there is a site of that name."""
         return self.site(stack, name, layer) in self.sites
 
+    def before(self, stack: str, first: str, second: str, layer: int | None = None) -> bool:
+        """Whether both sites exist, and the model comes by the first before the second."""
+        names = [self.site(stack, name, layer) for name in (first, second)]
+        return all(name in self.sites for name in names) and self.sites.index(names[0]) < self.sites.index(names[1])
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens that the model reads, and those that could stand in their places, as plain data.
+
+    Attributes:
+        ids: The id at each place of the padded token axis.
+        present: Whether a place has a token, and is not padding.
+        feature: The feature of a place that may change, else -1.
+        classes: For every id, the number of its lexical class (see `whence.text.lexical_classes`); -1 where it
+            is never to be put into a text: it is special, or stands for nothing.
+        names: What the classes are called. One class where there is no tokenizer.
+        texts: For every id, its characters; empty where there is no tokenizer.
+        starts: For every id, whether it begins a word; empty where there is no tokenizer.
+    """
+
+    ids: Int[Tensor, "batch token"]
+    present: Bool[Tensor, "batch token"]
+    feature: Int[Tensor, "batch token"]
+    classes: Int[Tensor, " id"]
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    starts: tuple[bool, ...]
+
 
 @dataclass(frozen=True)
 class Extra:
-    """Scores between other pairs than step and token, such as attention inside an encoder.
+    """Further scores: between other pairs than step and token, or of something else than tokens.
 
     Attributes:
-        values: One number per example, query token of a stream, key token of a stream, then the extra axes.
-        stream: The stream that both belong to, 0 for the encoder.
-        axes: Names of the extra axes, in the order layer, head, unit.
+        values: One number per example, query token of a stream, key token of a stream, then the extra axes. Without a
+            stream: per example and column, then the extra axes.
+        stream: The stream that both belong to, 0 for the encoder; None where the first axis holds the columns.
+        axes: Names of the extra axes, in the order token (only without a stream), layer, head, unit.
         labels: Labels of the extra axes.
     """
 
-    values: Float[Tensor, "batch query key ..."]
-    stream: int
+    values: Float[Tensor, "batch ..."]
+    stream: int | None
     axes: tuple[str, ...] = ()
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -154,18 +197,73 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Words:
+    """A way that leads from word to word of the vocabulary (Sanyal and Ren 2021), instead of straight.
+
+    Attributes:
+        anchors: Words on the way of each token.
+        neighbors: The next word is one of so many that are nearest to the last.
+        strategy: Which of them: ``"greedy"``, the one that has to be moved least for the way to be monotone, or
+            ``"maxcount"``, the one that is between the last and the reference in most dimensions.
+    """
+
+    anchors: int
+    neighbors: int
+    strategy: Literal["greedy", "maxcount"]
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where derivatives are taken, one row of the model each, and what each of them counts.
+
+    A site's way leads from its reference (0) to its clean value (1); without a reference, from zero.
+
+    Attributes:
+        points: Where on the way.
+        weights: Weight of each point in the sum.
+        legs: Start and stop of the stretch of the way that each derivative is multiplied with; empty: all of it.
+        origins: At which of several references each point's way starts; empty: at the first.
+        noise: Standard deviation of Gaussian noise added at every point, in units of the root mean square of
+            each token's clean value; fixed tokens get none.
+        carried: The noise is part of the input, so it is also part of what the derivative is multiplied with.
+        item: Name of the random numbers of the noise (see `whence.core.random`); row ``k`` is for point ``k``.
+        alone: One feature at a time is on its way and the others are clean, with a row for each feature.
+        words: The way leads over words; None: straight.
+        sampled: The points are draws of equal weight, whose scatter gives a standard error.
+    """
+
+    points: Sequence[float] = (1.0,)
+    weights: Sequence[float] = (1.0,)
+    legs: Sequence[tuple[float, float]] = ()
+    origins: Sequence[int] = ()
+    noise: float = 0.0
+    carried: bool = False
+    item: str = ""
+    alone: bool = False
+    words: Words | None = None
+    sampled: bool = False
+
+
+AT_INPUT: tuple[Path, ...] = (Path(),)
+
+
+@dataclass(frozen=True)
 class Derivatives:
     """The answer to ``differentiate``.
 
     Attributes:
-        values: Derivatives of every column, contracted and averaged over the points as asked.
+        values: Derivatives of every column, contracted and summed over the points as asked.
         layers: Labels of the layer axis when several layers were asked for, else empty.
         here: Target at the clean input.
-        there: Target with the site set to the reference, per layer when there are several; None when
-            the question had no reference.
+        there: Target with the site set to the reference, per layer when there are several; with several
+            references the mean over the points; where features are alone on their way, of each feature
+            [batch, column, feature (, layer)]; None when the question had no reference.
         record: Plain data: mode, rows, vector-Jacobian and Jacobian-vector products, chunks, and ``path``,
             the number of the path that was taken.
         gaps: Checks that every derivative carries (no-op, leak, adjoint).
+        error: Standard errors of the values, of a sampled path of several points.
+        drift: Of a sampled path with a reference: standard error of the mean, over the points, of how far the
+            sum of a point's shares is from ``f(x) - f(its reference)``; per layer when there are several.
     """
 
     values: Float[Tensor, "batch column ..."]
@@ -174,6 +272,57 @@ class Derivatives:
     there: Float[Tensor, "batch column ..."] | None
     record: Mapping[str, Any]
     gaps: tuple[Gap, ...]
+    error: Float[Tensor, "batch column ..."] | None = None
+    drift: Float[Tensor, "batch column ..."] | None = None
+
+
+@dataclass(frozen=True)
+class Zeroing:
+    """The question ``zero``: whose values nobody gets, and how the states that follow are compared with clean ones.
+
+    Every block gets its clean input, so that a distance is what the removal does in that block alone.
+
+    Attributes:
+        heads: For ``"decoder"`` (its self attention), ``"cross"`` and ``"encoder"``, the heads of each layer that
+            lose the values.
+        metric: Half the squared distance of the directions, ``"cosine"``; the ``"euclidean"`` distance; or that
+            ``"relative"`` to the length of the clean state.
+        each: What is removed at a time: a feature that some column sees, or a token.
+        everywhere: Compare the states of all positions of the stack with the steps; else of those that predict a
+            step.
+        final_norm: The last layer's state is what its stack's last norm makes of it.
+        rows: Rows per forward pass; None is what fits.
+    """
+
+    heads: Mapping[str, Sequence[Sequence[int]]]
+    metric: Metric = "cosine"
+    each: Literal["feature", "token"] = "feature"
+    everywhere: bool = False
+    final_norm: bool = False
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Zeroed:
+    """The answer to ``zero``.
+
+    Attributes:
+        moved: How far the states of the stack with the steps moved, at every place and layer, by the removal of
+            each feature, or of each token of the token axis.
+        query: Which place predicts each step.
+        encoder: The same of the encoder's states, at all its positions; None without an encoder, or where
+            nothing of the source was removed.
+        tokens: The token of the token axis that each feature is, or -1 for several, or none.
+        mixture: How far attention patterns are from mixing values as the model does, the worst place and layer.
+        record: Plain data: rows, and rows per pass.
+    """
+
+    moved: Float[Tensor, "batch place feature layer"]
+    query: Int[Tensor, "batch step"]
+    encoder: Float[Tensor, "batch position feature layer"] | None
+    tokens: Int[Tensor, "batch feature"]
+    mixture: Float[Tensor, "batch column"]
+    record: Mapping[str, Any]
 
 
 class Probe(Protocol):
@@ -181,7 +330,12 @@ class Probe(Protocol):
 
     @property
     def baseline(self) -> Any:
-        """The resolved reference of the input, or None."""
+        """The resolved reference of the input, or None; of several the first."""
+        ...
+
+    @property
+    def baselines(self) -> Sequence[Any]:
+        """The resolved references of the input, of a method that takes several."""
         ...
 
     @property
@@ -239,6 +393,20 @@ class Probe(Protocol):
         """The model's stacks and sites."""
         ...
 
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model reads, and those that could stand in their places; made anew on every access."""
+        ...
+
+    def places(self, chosen: Callable[[Token], bool]) -> Bool[Tensor, "batch token"]:
+        """The places of the token axis whose token is chosen; never padding."""
+        ...
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run."""
         ...
@@ -260,8 +428,15 @@ class Probe(Protocol):
         """Target values with features removed, one row per variant."""
         ...
 
-    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
-        """Target values with other tokens in the input, one row per variant."""
+    def resample(self, examples: Tensor, ids: Tensor, *, top: int | None = None, rows: int | None = None) -> Tensor:
+        """Target values with other tokens in the input, one row per variant.
+
+        With ``top``, how many steps of each column have their token among the ``top`` most probable.
+        """
+        ...
+
+    def zero(self, question: Zeroing) -> Zeroed:
+        """How far the states of every layer move when nobody gets the values of a feature."""
         ...
 
     def differentiate(
@@ -271,10 +446,14 @@ class Probe(Protocol):
         paths: Sequence[Path] = AT_INPUT,
         accept: Accept | None = None,
         reference: bool = False,
+        of: Subject = "target",
+        rank: int = 1,
     ) -> Derivatives:
         """Derivatives of every column with respect to the asked site.
 
-        With several paths the first that ``accept`` accepts is taken, else the last.
+        With several paths the first that ``accept`` accepts is taken, else the last. ``of`` says what is
+        differentiated: the target, the token's logit, the length of the last state, or the ``rank`` main
+        directions of the distribution in the Fisher metric.
         """
         ...
 
@@ -292,13 +471,16 @@ class AbstractMethod(ABC):
         additive: A span's score is the sum of its steps' scores.
         signed: Whether scores carry a sign.
         auto_baseline: What ``baseline="auto"`` means for it: a rule, or ``"zero"``, or None if unused.
+        several_baselines: Whether ``baseline`` may be a list of references that it averages over.
         view: How extra axes are reduced for display when the user does not say.
         layer: Whether it can be asked at an intermediate site instead of the input (``layer=``).
+        perturbs: Whether it puts something else in the place of tokens, so that those of ``keep=`` stay as they
+            are and score 0.
         encoder_decoder: Whether it works with models that read their source with an encoder.
         targets: Step functions that it can explain; None is any. Empty: it explains no number of the output,
             and a target is refused.
-        defaults: What ``target``, ``segments``, ``steps``, ``sides`` mean for it when the user does not say, where
-            that is not what it is for all others.
+        defaults: What ``target``, ``segments``, ``steps``, ``sides``, ``step_scores`` mean for it when the user
+            does not say, where that is not what it is for all others.
     """
 
     name: ClassVar[str]
@@ -309,6 +491,8 @@ class AbstractMethod(ABC):
     additive: ClassVar[bool]
     signed: ClassVar[bool]
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = None
+    several_baselines: ClassVar[bool] = False
+    perturbs: ClassVar[bool] = False
     view: ClassVar[Mapping[str, str]] = {"layer": "mean", "head": "mean", "unit": "sum"}
     layer: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = True
@@ -319,6 +503,11 @@ class AbstractMethod(ABC):
     def replaces(self) -> bool:
         """Whether, with these options, it puts a baseline in the place of features; else a baseline is refused."""
         return self.auto_baseline is not None
+
+    @property
+    def required(self) -> frozenset[Need]:
+        """What it needs with the options it has; `needs` says what it may need."""
+        return self.needs
 
     @property
     def directional(self) -> bool:

@@ -141,21 +141,37 @@ def _write_line(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) -
 
 def _read_result(model: Any, spec: dict[str, Any]) -> Float[Tensor, "batch position head unit"]:
     projection = resolve(model, spec["path"])
-    joined = projection.input
-    heads = joined.unflatten(-1, (spec["heads"], -1))
-    # One head at a time through the projection itself, so that quantised weights work; less the bias.
-    chosen = torch.eye(spec["heads"], dtype=joined.dtype, device=joined.device)
+    return projected_alone(projection, projection.input.unflatten(-1, (spec["heads"], -1)))
+
+
+def projected_alone(
+    projection: Any, heads: Float[Tensor, "batch position head size"]
+) -> Float[Tensor, "batch position head unit"]:
+    """What an output projection makes of each head alone, less its bias.
+
+    The heads go through the projection itself, so that quantised weights work.
+
+    Args:
+        projection: The envoy of the projection.
+        heads: A vector per head.
+
+    Returns:
+        One vector of the residual stream per head.
+    """
+    count = heads.shape[2]
+    chosen = torch.eye(count, dtype=heads.dtype, device=heads.device)
     alone = (chosen[:, :, None] * heads.unsqueeze(-3)).flatten(-2)
-    return projection(alone) - _bias(projection, joined)
+    return projection(alone) - projection_bias(projection, heads.flatten(-2))
 
 
 def _write_result(model: Any, spec: dict[str, Any], value: Float[Tensor, "batch position head unit"]) -> None:
     projection = resolve(model, spec["path"])
-    bias = _bias(projection, projection.input)
+    bias = projection_bias(projection, projection.input)
     projection.output = value.sum(dim=2) + bias
 
 
-def _bias(projection: Any, joined: Float[Tensor, "batch position unit"]) -> Float[Tensor, " unit"]:
+def projection_bias(projection: Any, joined: Float[Tensor, "batch position size"]) -> Float[Tensor, " unit"]:
+    """What a projection adds of its own, given any input of it."""
     return projection(torch.zeros_like(joined[:1, :1]))[0, 0]
 
 

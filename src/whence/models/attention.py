@@ -49,7 +49,7 @@ def write_attention(model: Any, spec: dict[str, Any], value: Float[Tensor, "batc
         op.inputs = ((*args[:place], value.transpose(1, 2), *args[place + 1 :]), kwargs)
         return
     pattern = _pattern(module, chosen, args, kwargs, value) if part == "scores" else value
-    mixed = torch.matmul(pattern, _per_query_head(args[start + 2], pattern.shape[1]))
+    mixed = torch.matmul(pattern, per_query_head(args[start + 2], pattern.shape[1]))
     if chosen["arguments"] == "torch":
         op.output = mixed
     elif chosen["arguments"] == "plain":
@@ -89,7 +89,7 @@ def _mask(spec: dict[str, Any], args: tuple, kwargs: dict) -> Any:
 
 def _scores(module: Any, spec: dict[str, Any], args: tuple, kwargs: dict) -> Float[Tensor, "batch head query key"]:
     query, key = args[_start(spec)], args[_start(spec) + 1]
-    key = _per_query_head(key, query.shape[1])
+    key = per_query_head(key, query.shape[1])
     if spec["arguments"] == "plain":
         # GPT-J and GPT-Neo compute in float32 whatever the model's dtype.
         scores = torch.matmul(query.to(torch.float32), key.to(torch.float32).transpose(-1, -2))
@@ -154,7 +154,7 @@ def _masked(
     return scores + mask[..., :keys]
 
 
-def _per_query_head(
+def per_query_head(
     x: Float[Tensor, "batch head position unit"], heads: int
 ) -> Float[Tensor, "batch query_head position unit"]:
     """Repeat keys or values that a group of query heads shares."""

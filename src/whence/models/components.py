@@ -34,6 +34,7 @@ class Architecture:
             the modules of each block under their common names.
         absent: Names that other architectures have, and why this one does not.
         withheld: Names that this architecture has, but not where this model runs, and why.
+        sinks: Whether an attention pattern may give some of a query's weight to no token.
     """
 
     family: str
@@ -44,6 +45,7 @@ class Architecture:
     paths: Mapping[str, Any]
     absent: Mapping[str, str]
     withheld: Mapping[str, str] = field(default_factory=dict)
+    sinks: bool = False
 
     def site(self, name: str) -> Site:
         """Look up a site by name.
@@ -114,6 +116,7 @@ def architecture(hf_model: Any, family: Family | Mapping[str, Any] | None = None
         sites=built.sites,
         paths=built.paths,
         absent=built.absent,
+        sinks=built.sinks,
     )
 
 

@@ -58,6 +58,7 @@ class SiteBuilder:
         self.head_count: dict[str, int] = {}
         self.parts: dict[str, dict[str, str]] = {}
         self.paths: dict[str, Any] = {"embed": {}, "blocks": {}, "ln_final": {}, "parts": self.parts}
+        self.sinks = False
         self.layer: int | None = None
         self.prefix = ""
         for self.stack, stack in row.stacks().items():
@@ -184,6 +185,8 @@ class SiteBuilder:
     def _attention(self, kind: str, stack: Stack, block: str, heads: int) -> None:
         path = find(self.tree, block, getattr(stack, kind)) or ""
         name = f"{self.prefix}.{kind}"
+        # What transformers' attention functions call s_aux: logits beside those of the keys.
+        self.sinks |= "sinks" in dict(self.hf_model.get_submodule(path).named_parameters(recurse=False))
         for part in stack.attention.order.split():
             axes = {"q": HEADS, "k": KEY_HEADS, "v": KEY_HEADS}.get(part, PATTERN)
             if kind == "cross_attn" and part in ("k", "v"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whence.core.errors import InputError, UnsupportedError, unknown_name
+from whence.core.random import stream
 from whence.models.model import Model
 from whence.probe.batch import Batch
 
@@ -34,47 +35,126 @@ class Baseline:
     sources_only: bool = False
 
 
-def resolve_baseline(model: Model, baseline: Any, batch: Batch) -> Baseline:
-    """Find the reference embedding that a baseline stands for.
+@dataclass(frozen=True)
+class _Wanted:
+    """A baseline that was understood, before the rows of the embedding matrix that it needs are there.
+
+    Attributes:
+        ids: The ids whose rows it needs.
+        make: From what `Model.embedding_rows` gives for these ids to the baseline; called with nothing where
+            ``looks`` is False.
+        looks: Whether it needs the matrix at all.
+    """
+
+    ids: tuple[int, ...]
+    make: Callable[[Mapping[str, Any]], Baseline]
+    looks: bool = True
+
+
+def is_several(baseline: Any) -> bool:
+    """Whether an option ``baseline`` names several references."""
+    if isinstance(baseline, str):
+        return baseline.startswith("vocab:")
+    plain = isinstance(baseline, list | tuple)
+    return plain and not all(isinstance(one, int) and not isinstance(one, bool) for one in baseline)
+
+
+def resolve_baselines(model: Model, baseline: Any, batch: Batch, seed: int = 0) -> tuple[Baseline, ...]:
+    """Find the reference embeddings that a baseline stands for, by one look at the embedding matrix.
 
     Args:
         model: The model.
         baseline: ``"auto"`` (the first of mask, unk and pad that exists, is not also a begin or end token,
             and whose embedding has a usual length; else the mean row), ``"mask"``, ``"unk"``,
             ``"pad"``, ``"zero"``, ``"mean"``; the id or the text of one token; ``"text:..."`` or a list of
-            ids as long as the source; or a tensor [unit] or [position, unit].
+            ids as long as the source; or a tensor [unit] or [position, unit]. A list of anything else is
+            several of these; ``"vocab:100"`` is 100 words of the vocabulary, drawn at random.
         batch: The sequences.
+        seed: Seed of the draw.
 
     Returns:
-        The reference of every stream.
+        The references of every stream; one, unless several were named.
 
     Raises:
-        InputError: The baseline has another shape or length, or the tokenizer lacks the token.
+        InputError: A baseline has another shape or length, or the tokenizer lacks the token.
         UnknownNameError: A word that is neither a kind of baseline nor one token.
     """
+    stacks = list(model.architecture.paths["embed"])
+    if isinstance(baseline, str) and baseline.startswith("vocab:"):
+        parts: list[Any] = _drawn(model, baseline.removeprefix("vocab:"), seed)
+    else:
+        parts = list(baseline) if is_several(baseline) else [baseline]
+    if not parts:
+        raise InputError("baseline: the list is empty. Give at least one reference.")
+    wanted = [_understand(model, one, stacks, batch) for one in parts]
+    rows: Mapping[str, Any] = {}
+    if any(one.looks for one in wanted):
+        rows = model.embedding_rows([token_id for one in wanted for token_id in one.ids])
+    found, first = [], 0
+    for one in wanted:
+        mine = slice(first, first + len(one.ids))
+        first = mine.stop
+        found.append(
+            one.make({stack: {**r, "rows": r["rows"][mine], "norms": r["norms"][mine]} for stack, r in rows.items()})
+        )
+    return tuple(found)
+
+
+def _understand(model: Model, baseline: Any, stacks: list[str], batch: Batch) -> _Wanted:
     import torch
 
-    stacks = list(model.architecture.paths["embed"])
     if hasattr(baseline, "shape"):
-        return _given(torch.as_tensor(baseline), stacks, batch)
+        given = _given(torch.as_tensor(baseline), stacks, batch)
+        return _Wanted((), lambda rows: given, looks=False)
     if isinstance(baseline, list | tuple):
         return _parallel(model, [int(i) for i in baseline], stacks, batch)
     if isinstance(baseline, str) and baseline.startswith("text:"):
         return _parallel(model, list(model.encode(baseline.removeprefix("text:")).ids), stacks, batch)
     candidates = _candidates(model)
     if baseline in ("auto", "mean", "zero"):
-        ids = list(candidates.values()) if baseline == "auto" else []
-        rows = model.embedding_rows(ids)
-        picked = [_pick(baseline, candidates, rows[stack]) for stack in stacks]
-    else:
-        token_id = _token_id(model, baseline, candidates)
-        rows = model.embedding_rows([token_id])
-        picked = [(rows[stack]["rows"][0], {"kind": "token", "id": token_id, "why": "asked for"}) for stack in stacks]
+        ids = tuple(candidates.values()) if baseline == "auto" else ()
+
+        def picked(rows: Mapping[str, Any]) -> Baseline:
+            return _named(model, stacks, [_pick(baseline, candidates, rows[stack]) for stack in stacks])
+
+        return _Wanted(ids, picked)
+    token_id = _token_id(model, baseline, candidates)
+
+    def token(rows: Mapping[str, Any]) -> Baseline:
+        record = {"kind": "token", "id": token_id, "why": "asked for"}
+        return _named(model, stacks, [(rows[stack]["rows"][0], record) for stack in stacks])
+
+    return _Wanted((token_id,), token)
+
+
+def _named(model: Model, stacks: list[str], picked: list[tuple[Any, dict[str, Any]]]) -> Baseline:
+    """A baseline of one vector per stack, with what is said of each."""
     records = []
     for stack, (vector, record) in zip(stacks, picked, strict=True):
         text = "" if record.get("id") is None else model.token_name(record["id"])
         records.append({**record, "stack": stack, "text": text, "norm": float(vector.norm())})
     return Baseline(tuple(vector for vector, _ in picked), tuple(records))
+
+
+def _drawn(model: Model, count: str, seed: int) -> list[int]:
+    """Ids of random words."""
+    wordless = set(no_words(model))
+    words = [token_id for token_id in range(model.vocab_size) if token_id not in wordless]
+    if not count.isdigit() or not 1 <= int(count) <= len(words):
+        raise InputError(f"baseline='vocab:{count}': give a number from 1 to {len(words)}, such as 'vocab:100'.")
+    return [words[k] for k in stream(seed, "baseline").choice(len(words), int(count), replace=False).tolist()]
+
+
+def no_words(model: Model) -> list[int]:
+    """Ids that stand for no word: special tokens, and rows of the embedding matrix that no token has."""
+    found = set()
+    for config in (model.config, model.generation_config):
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
+            value = getattr(config, key, None)
+            found |= set(value) if isinstance(value, list | tuple) else {value}
+    if model.tokenizer is not None:
+        found |= {*model.tokenizer.all_special_ids, *range(len(model.tokenizer), model.vocab_size)}
+    return sorted(token_id for token_id in found if token_id is not None and 0 <= token_id < model.vocab_size)
 
 
 def _candidates(model: Model) -> dict[str, int]:
@@ -131,10 +211,8 @@ def _token_id(model: Model, baseline: Any, candidates: Mapping[str, int]) -> int
     return int(ids[0]) if len(ids) == 1 else int(known)
 
 
-def _parallel(model: Model, ids: list[int], stacks: list[str], batch: Batch) -> Baseline:
+def _parallel(model: Model, ids: list[int], stacks: list[str], batch: Batch) -> _Wanted:
     """Embeddings of another source text of the same length: a counterfactual."""
-    import torch
-
     for sequence in batch.sequences:
         own = sum(token.side == "source" for token in sequence.tokens)
         if own != len(ids):
@@ -142,13 +220,19 @@ def _parallel(model: Model, ids: list[int], stacks: list[str], batch: Batch) -> 
                 f"baseline: the parallel text has {len(ids)} tokens and the source {own}. Give a text of as many "
                 "tokens, or compare segments with a token instead."
             )
-    rows = model.embedding_rows(ids)[stacks[0]]["rows"]
-    values = torch.zeros(len(batch.sequences), batch.widths[0], rows.shape[1], dtype=rows.dtype)
-    for row, slots in enumerate(batch.slots):
-        values[row, slots[: len(ids)]] = rows
-    rest = tuple(torch.zeros(rows.shape[1]) for _ in stacks[1:])
-    record = {"kind": "text", "ids": ids, "why": "asked for", "stack": stacks[0]}
-    return Baseline((values, *rest), (record,), sources_only=True)
+
+    def make(rows: Mapping[str, Any]) -> Baseline:
+        import torch
+
+        own = rows[stacks[0]]["rows"]
+        values = torch.zeros(len(batch.sequences), batch.widths[0], own.shape[1], dtype=own.dtype)
+        for row, slots in enumerate(batch.slots):
+            values[row, slots[: len(ids)]] = own
+        rest = tuple(torch.zeros(own.shape[1]) for _ in stacks[1:])
+        record = {"kind": "text", "ids": ids, "why": "asked for", "stack": stacks[0]}
+        return Baseline((values, *rest), (record,), sources_only=True)
+
+    return _Wanted(tuple(ids), make)
 
 
 def _given(tensor: Any, stacks: list[str], batch: Batch) -> Baseline:

@@ -22,6 +22,8 @@ _LEAK = 1e-6
 _ADJOINT = 1e-3
 # How far slopes by finite differences may be from adding up, by bytes per number.
 _DIFFERENCES = {8: 1e-2, 4: 1e-2, 2: 2e-1}
+# How far main directions may be from being eigenvectors, by bytes per number.
+_RESIDUAL = {8: 1e-4, 4: 1e-4, 2: 5e-2}
 # What rounding may do to an exact identity, beside the target, by bytes per number.
 EXACT = {8: 1e-9, 4: 1e-4, 2: 5e-2}
 _TINY = 1e-12
@@ -37,8 +39,9 @@ def derivative_gaps(model: Model, here: Float[Tensor, "example column"], found: 
 
     Returns:
         ``no-op`` (the clean value written back at the site gives the clean target), ``leak`` (reverse mode:
-        nothing where a step cannot look), where both modes ran ``adjoint``, and for finite differences
-        ``additivity`` (the slopes of the features add up to the slope along all of them).
+        nothing where a step cannot look), where both modes ran ``adjoint``, for finite differences
+        ``additivity`` (the slopes of the features add up to the slope along all of them), for main directions
+        ``eigenvectors``, and for ways over words ``word distance``.
     """
     import torch
 
@@ -60,6 +63,14 @@ def derivative_gaps(model: Model, here: Float[Tensor, "example column"], found: 
         # large ones, and the modes may differ by as much as rounding leaves of any exact identity.
         size = torch.maximum(size, scale * EXACT[item] / (_ADJOINT * slack))
         gaps.append(Gap("adjoint", gap, size, _ADJOINT * slack, "forward mode against reverse mode"))
+    if found["residual"] is not None:
+        gap, size = (part.to(here) for part in found["residual"])
+        note = "how far main directions are from being eigenvectors, beside the largest eigenvalue"
+        gaps.append(Gap("eigenvectors", gap, size.clamp_min(_TINY), _RESIDUAL[item], note))
+    if found["distance"] is not None:
+        gap = found["distance"].to(here)[:, None].expand_as(here)
+        note = "mean distance of the points on the way to the nearest word of the vocabulary"
+        gaps.append(Gap("word distance", gap, torch.ones_like(gap), None, note))
     if found["whole"] is not None:
         gap, size = (part.to(here) for part in found["whole"])
         note = "slopes of the features against the slope along all of them; finite differences"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.path import advance
+from whence.probe.path import advance, some_stands, stands_at
+from whence.probe.totals import add_row, finish, new_result, start_totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ def directional_products(
     run: dict[str, Any],
     state: dict[str, Any],
     question: dict[str, Any],
-    slope: Callable[[Tensor, Tensor, Tensor], Float[Tensor, "row column"]],
+    slope: Callable[[dict[str, Tensor], Tensor], Float[Tensor, "row column"]],
 ) -> dict[str, Any]:
     """One row per feature and point, moved along that feature's displacement.
 
@@ -30,8 +31,8 @@ def directional_products(
         run: The batch (see `whence.probe.rows`).
         state: Shared state (see `whence.probe.path`).
         question: See `whence.probe.differentiate`.
-        slope: The derivative of every column along the chosen tokens of each row, from the rows' examples
-            [row], their points [row], and the chosen tokens [row, token]; on the CPU, in float64.
+        slope: The derivative of every column along the chosen tokens of each row, from the rows (see
+            `whence.probe.path`) and the chosen tokens [row, token]; on the CPU, in float64.
 
     Returns:
         A result of the same form as reverse mode's; its ``dots`` are the sum over features at the last point,
@@ -39,19 +40,31 @@ def directional_products(
     """
     features = state["features"]
     count, columns = run["columns"].shape[:2]
-    pairs, points = features["rows"], torch.tensor(question["points"], dtype=torch.float64)
-    total = torch.zeros(count, columns, features["count"], dtype=torch.float64)
-    dots = torch.zeros(2, count, columns, dtype=torch.float64)
-    number = torch.arange(len(points)).repeat_interleave(len(pairs))
-    pairs = pairs.repeat(len(points), 1)
-    weights = torch.tensor(question["weights"], dtype=torch.float64)
-    for part in torch.arange(len(pairs)).split(question["rows"]):
+    samples = torch.tensor(question["samples"])
+    result = new_result(count, columns, question)
+    start_totals(result, question, (count, features["count"], columns), result["dots"])
+    pairs = features["rows"].repeat(len(samples), 1)
+    samples = samples.repeat_interleave(len(features["rows"]))
+    # An empty range splits into one empty part, and a pass of no rows is none.
+    for part in torch.arange(len(pairs)).split(question["rows"]) if len(pairs) else ():
         who, feature = pairs[part].unbind(1)
-        found = slope(who, points[number[part]], features["of"][who] == feature[:, None])
+        stands = stands_at(question, who, samples[part])
+        if question["alone"]:
+            stands = {**stands, "feature": feature}
+        found = slope(stands, features["of"][who] == feature[:, None])
         advance(question, 2 * len(part))
-        total.transpose(1, 2).index_put_((who, feature), found * weights[number[part]][:, None], accumulate=True)
-        last = number[part] == len(points) - 1
-        dots[0].index_add_(0, who[last], found[last])
-        dots[1].index_add_(0, who[last], found[last].abs())
+        for number in samples[part].unique().tolist():
+            mine = (samples[part] == number).nonzero()[:, 0]
+            # At one point each feature has one row, so no cell is met twice.
+            place = (who[mine], feature[mine])
+            weight = float(some_stands(stands, mine)["weight"][0])
+            add_row(result, question, place, found[mine], weight, number + 1)
+            result["sums"][question["samples"].index(number)].index_add_(0, who[mine], found[mine])
+            if number == question["samples"][-1] and not question["alone"]:
+                result["dots"][0].index_add_(0, who[mine], found[mine])
+                result["dots"][1].index_add_(0, who[mine], found[mine].abs())
+    made = finish(result, question)
     wide = torch.promote_types(torch.get_default_dtype(), run["columns"].dtype)
-    return {"values": total.to(wide), "leak": torch.zeros(count, columns), "dots": dots, "at_clean": None}
+    for name in ("values", "error"):
+        made[name] = None if made[name] is None else made[name].transpose(1, 2).to(wide)
+    return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,16 @@ from whence.core.contract import (
     Reduction,
     Removal,
     Stage,
+    Subject,
+    Vocabulary,
+    Zeroed,
+    Zeroing,
 )
+from whence.core.tokens import Token
+from whence.probe.derivatives import plan_derivatives
 from whence.probe.plan import Plan, make_rows
 from whence.probe.probe import ModelProbe
+from whence.probe.zeroing import removals, rows_per_pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +68,11 @@ class DryProbe:
     def baseline(self) -> Any:
         """The reference of the real probe."""
         return self.probe.baseline
+
+    @property
+    def baselines(self) -> Sequence[Any]:
+        """The references of the real probe."""
+        return self.probe.baselines
 
     @property
     def here(self) -> Tensor:
@@ -117,6 +129,20 @@ class DryProbe:
         """The model's stacks and sites."""
         return self.probe.anatomy
 
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        return self.probe.unit
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of the real probe."""
+        return self.probe.vocabulary
+
+    def places(self, chosen: Callable[[Token], bool]) -> Tensor:
+        """The places whose token is chosen."""
+        return self.probe.places(chosen)
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """The real values: what a method does next may depend on their shapes. One forward pass."""
         self._rows(len(self.probe.groups), len(self.probe.groups))
@@ -146,13 +172,33 @@ class DryProbe:
         tail = (wide,) if self.probe.layers.labels else ()
         return torch.zeros(len(examples), self.probe.batch.columns.shape[1], *tail)
 
-    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
+    def resample(self, examples: Tensor, ids: Tensor, *, top: int | None = None, rows: int | None = None) -> Tensor:
         """Zeros, and a note of the rows."""
         import torch
 
-        del ids
+        del ids, top
         self._rows(len(examples), rows)
         return torch.zeros(len(examples), self.probe.batch.columns.shape[1])
+
+    def zero(self, question: Zeroing) -> Zeroed:
+        """Zeros of the right shapes, and a note of the rows, of which one per sequence is clean."""
+        import torch
+
+        probe = self.probe
+        layers, count = probe.anatomy.layers, len(probe.groups)
+        steps = probe.batch.query.shape[1]
+        third = probe.feature_count if question.each == "feature" else probe.batch.width
+        places = probe.widths[-1] if question.everywhere else steps
+        total = len(removals(probe, question.each)[0])
+        self._rows(total + count, rows_per_pass(probe, question, total))
+        return Zeroed(
+            moved=torch.zeros(count, places, third, layers["decoder"]),
+            query=torch.zeros(count, steps, dtype=torch.long),
+            encoder=torch.zeros(count, probe.widths[0], third, layers["encoder"]) if len(layers) > 1 else None,
+            tokens=torch.full((count, third), -1),
+            mixture=torch.zeros(probe.batch.columns.shape[:2]),
+            record={},
+        )
 
     def _rows(self, total: int, rows: int | None) -> None:
         shape, model = self.probe.shape(), self.probe.model
@@ -167,19 +213,22 @@ class DryProbe:
         paths: Sequence[Path] = AT_INPUT,
         accept: Accept | None = None,
         reference: bool = False,
+        of: Subject = "target",
+        rank: int = 1,
     ) -> Derivatives:
         """Zeros of the right shape, and a note of the plan: of the first path, as zeros are accepted."""
         import torch
 
         probe = self.probe
         layers = len(probe.layers.groups)
-        plan, _ = probe.plan(reduce=reduce, points=len(paths[0][0]), reference=reference)
-        self.plans += [plan] * (layers if reference else 1)
+        plan, _ = plan_derivatives(probe, reduce=reduce, paths=paths[:1], reference=reference, of=of, rank=rank)
+        self.plans += [plan] * (layers if reference or paths[0].noise else 1)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()
         third = probe.feature_count if reduce == "dot" else probe.batch.width
         units = (1,) if reduce in ("units", "gradient") else ()
-        there = torch.zeros(count, columns, *tail) if reference else None
+        each = (probe.feature_count,) if paths[0].alone else ()
+        there = torch.zeros(count, columns, *each, *tail) if reference else None
         values = torch.zeros(count, columns, third, *tail, *units)
         return Derivatives(values, probe.layers.labels, self.here, there, {"path": 0}, ())
 

@@ -12,10 +12,10 @@ import torch
 
 from whence.models.programs import facts
 from whence.probe.directions import directional_products
-from whence.probe.path import at_points
+from whence.probe.path import at_points, end_stands, last_stands
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 
@@ -42,23 +42,21 @@ def finite_products(
 
     Returns:
         One result (see `whence.probe.directions`), with ``whole``: the derivative along the whole displacement
-        at the last point, by a pair of rows of its own.
+        at the last point, by a pair of rows of its own; None where features are moved alone.
     """
     count = run["columns"].shape[0]
-    everyone, ones = torch.arange(count), torch.ones(count, dtype=torch.float64)
+    everyone = torch.arange(count)
     rows, step = question["rows"], step_of(model)
 
-    def slope(who: Tensor, alphas: Tensor, chosen: Tensor) -> Tensor:
-        return slopes(model, run, score, state, group, who, alphas, chosen, rows, step)
+    def slope(stands: dict[str, Tensor], chosen: Tensor) -> Tensor:
+        return slopes(model, run, score, state, group, stands, chosen, rows, step)
 
     result = directional_products(run, state, question, slope)
-    return [
-        {
-            **result,
-            "at_clean": at_points(model, run, score, state, group, everyone, ones, count).double(),
-            "whole": slope(everyone, ones * question["points"][-1], state["features"]["of"] >= 0),
-        }
-    ]
+    clean = at_points(model, run, score, {**state, "way": None}, group, end_stands(everyone, 1.0, 0), count)
+    whole = None
+    if not question["alone"]:
+        whole = slope(last_stands(question, everyone), state["features"]["of"] >= 0)
+    return [{**result, "at_clean": clean.double(), "whole": whole}]
 
 
 def step_of(model: Any) -> float:
@@ -74,16 +72,16 @@ def slopes(
     score: dict[str, Any],
     state: dict[str, Any],
     group: list[dict[str, Any]],
-    examples: Int[Tensor, " row"],
-    alphas: Float[Tensor, " row"],
+    stands: dict[str, Tensor],
     chosen: Bool[Tensor, "row token"],
     rows: int,
     step: float,
 ) -> Float[Tensor, "row column"]:
     """Slope of every column along the displacement of the chosen tokens of each row."""
-    signs = torch.tensor([step, -step], dtype=torch.float64).repeat_interleave(len(examples))
+    signs = torch.tensor([step, -step], dtype=torch.float64).repeat_interleave(len(chosen))
     shifts = signs[:, None] * chosen.repeat(2, 1)
     together = 2 * rows if rows > 1 else 1
-    found = at_points(model, run, score, state, group, examples.repeat(2), alphas.repeat(2), together, shifts)
+    twice = {name: values.repeat(2) for name, values in stands.items()}
+    found = at_points(model, run, score, state, group, twice, together, shifts)
     high, low = found.double().chunk(2)
     return (high - low) / (2 * step)

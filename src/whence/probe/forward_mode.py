@@ -12,14 +12,14 @@ import torch.nn.attention
 from torch.autograd import forward_ad
 
 from whence.probe.directions import directional_products
-from whence.probe.path import at_point, span_ends
-from whence.probe.rows import column_values, forward_rows, target_values
+from whence.probe.path import chosen_move, passes_clean, stand
+from whence.probe.rows import at_steps, column_values, forward_rows, target_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 
@@ -46,17 +46,19 @@ def forward_products(
     """
     count, columns = run["columns"].shape[:2]
     at_clean = torch.zeros(count, columns, dtype=torch.float64)
+    seen = torch.zeros(count, dtype=torch.bool)
 
-    def slope(who: Tensor, alphas: Tensor, chosen: Tensor) -> Tensor:
-        value, tangent = tangents(model, run, score, state, group, who, alphas, chosen)
-        state["counts"]["rows"] += len(who)
-        state["counts"]["jvps"] += len(who)
-        at_one = (alphas == 1).nonzero()[:, 0]
-        at_clean.index_copy_(0, who[at_one], value.double().cpu()[at_one])
+    def slope(stands: dict[str, Tensor], chosen: Tensor) -> Tensor:
+        value, tangent = tangents(model, run, score, state, group, stands, chosen)
+        state["counts"]["rows"] += len(chosen)
+        state["counts"]["jvps"] += len(chosen)
+        at_one = (stands["at"] == 1).nonzero()[:, 0]
+        at_clean.index_copy_(0, stands["examples"][at_one], value.double().cpu()[at_one])
+        seen[stands["examples"][at_one]] = True
         return tangent.double().cpu()
 
     result = directional_products(run, state, question, slope)
-    return [{**result, "at_clean": at_clean if 1.0 in question["points"] else None}]
+    return [{**result, "at_clean": at_clean if passes_clean(state, question) and bool(seen.all()) else None}]
 
 
 def tangents(
@@ -65,17 +67,24 @@ def tangents(
     score: dict[str, Any],
     state: dict[str, Any],
     group: list[dict[str, Any]],
-    examples: Int[Tensor, " row"],
-    alphas: Float[Tensor, " row"],
+    stands: dict[str, Tensor],
     chosen: Bool[Tensor, "row token"],
+    states: Float[Tensor, "row step unit"] | None = None,
 ) -> tuple[Float[Tensor, "row column"], Float[Tensor, "row column"]]:
-    """Value and derivative of every column along the displacement of the chosen tokens of each row."""
-    edit = tangent_edit(state, examples, alphas, chosen)
+    """Value and derivative of every column along the displacement of the chosen tokens of each row.
+
+    With ``states`` the derivative is that of their product with the last hidden state of each step.
+    """
+    examples = stands["examples"]
+    edit = tangent_edit(state, stands, chosen)
     # Fused attention kernels have no tangent; the plain one has, and gives the same numbers.
     with torch.no_grad(), forward_ad.dual_level(), plain_attention():
         out = forward_rows(model, run, examples, group, edit)
         steps = target_values(run, score, examples, out["logits"])
         value, tangent = forward_ad.unpack_dual(steps)
+        if states is not None:
+            moved = forward_ad.unpack_dual(out["hidden"]).tangent
+            tangent = None if moved is None else (at_steps(run, examples, moved).to(states) * states).sum(-1)
         if tangent is None:
             tangent = torch.zeros_like(value)
         return column_values(run, examples, value), column_values(run, examples, tangent)
@@ -94,20 +103,12 @@ def plain_attention() -> AbstractContextManager[object]:
 
 
 def tangent_edit(
-    state: dict[str, Any],
-    examples: Int[Tensor, " row"],
-    alphas: Float[Tensor, " row"],
-    chosen: Bool[Tensor, "row token"],
+    state: dict[str, Any], stands: dict[str, Tensor], chosen: Bool[Tensor, "row token"]
 ) -> Callable[[dict[str, Any], Tensor], Tensor]:
     """An edit that puts sites at a point of their path, moving along the displacement of the chosen tokens."""
-    offsets = state["features"]["offsets"]
 
     def edit(leaf: dict[str, Any], value: Tensor) -> Tensor:
-        clean, low = span_ends(state, leaf, examples, value)
-        offset = offsets[leaf["stream"]]
-        moves = chosen[:, offset : offset + clean.shape[1]].to(clean.device)
-        moves = moves.view(*moves.shape, *(1,) * (clean.dim() - 2))
-        direction = torch.where(moves, clean - low, torch.zeros_like(clean))
-        return forward_ad.make_dual(at_point(clean, low, alphas), direction)
+        point, move = stand(state, leaf, stands, value)
+        return forward_ad.make_dual(point, chosen_move(state, leaf, chosen, move))
 
     return edit

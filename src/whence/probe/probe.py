@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,18 @@ from whence.core.contract import (
     Reduction,
     Removal,
     Stage,
+    Subject,
+    Vocabulary,
+    Zeroed,
+    Zeroing,
 )
-from whence.core.errors import ModelError, UnsupportedError
-from whence.core.progress import Progress
+from whence.core.errors import ModelError
+from whence.core.tokens import Token
 from whence.models.model import Model
 from whence.probe.baseline import Baseline, replaceable
 from whence.probe.batch import Batch
-from whence.probe.checks import check_finite, derivative_gaps
-from whence.probe.differentiate import differentiate
+from whence.probe.checks import check_finite
+from whence.probe.derivatives import take_derivatives
 from whence.probe.features import (
     at_baseline,
     defined_features,
@@ -32,20 +36,19 @@ from whence.probe.features import (
     free_features,
     outside_features,
 )
-from whence.probe.layers import Layers, embedding_leaves, leaf, stage_data
-from whence.probe.measure import measure
+from whence.probe.layers import Layers, leaf, stage_data
+from whence.probe.measuring import sum_columns
 from whence.probe.observe import fold_stages, observe
-from whence.probe.payload import run_data, score_data
-from whence.probe.plan import Plan, Shape, choose_mode, make_plan, shape_of
+from whence.probe.payload import run_data
+from whence.probe.plan import Shape, shape_of
 from whence.probe.variants import exchange_tokens, remove_features
+from whence.probe.vocabulary import vocabulary
+from whence.probe.zeroing import zero_features
 from whence.step_functions import StepFunction
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
-
-# A comparison of both modes costs about two forward passes: unnoticed beside this many columns.
-_ADJOINT_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class ModelProbe:
         fixed: For each sequence and token, whether it keeps its true value.
         asked: For each sequence and token, whether its side is asked for.
         here: Target of every column on the clean input, from `measure`.
-        baseline: The reference of the input, or None (zero, at the site itself).
+        baselines: The references of the input; empty for zero, at the site itself.
         mode: ``"auto"``, ``"reverse"``, ``"forward"`` or ``"finite"``.
         thorough: Run also the checks that cost passes of their own.
         seed: Seed of everything that samples.
@@ -75,7 +78,7 @@ class ModelProbe:
     fixed: tuple[list[bool], ...]
     asked: tuple[list[bool], ...]
     here: Float[Tensor, "example column"]
-    baseline: Baseline | None = None
+    baselines: tuple[Baseline, ...] = ()
     mode: str = "auto"
     thorough: bool = False
     seed: int = 0
@@ -94,9 +97,8 @@ class ModelProbe:
         """
         leaves = [leaf(self.model.architecture.site(name), 0) for name in sites]
         leaves.sort(key=lambda one: one["order"])
-        return self.model.run(
-            observe, run=run_data(self.model, self.batch), leaves=leaves, count=len(self.batch.sequences)
-        )
+        run = run_data(self.model, self.batch, reads=leaves)
+        return self.model.run(observe, run=run, leaves=leaves, count=len(self.batch.sequences))
 
     def fold(self, stages: Sequence[Stage], step: Fold, data: Mapping[str, Any]) -> dict[str, Tensor]:
         """What a function makes of internal values of the clean run, stage by stage, where the model is.
@@ -112,10 +114,11 @@ class ModelProbe:
         Raises:
             UnknownNameError: No site of a name.
         """
+        found = [stage_data(self.model.architecture, stage) for stage in stages]
         return self.model.run(
             fold_stages,
-            run=run_data(self.model, self.batch),
-            stages=[stage_data(self.model, stage) for stage in stages],
+            run=run_data(self.model, self.batch, reads=[one for stage in found for one in stage["leaves"]]),
+            stages=found,
             step=step,
             data=dict(data),
             count=len(self.groups),
@@ -154,13 +157,20 @@ class ModelProbe:
         return self._columns_of(examples, steps)
 
     def resample(
-        self, examples: Int[Tensor, " row"], ids: Int[Tensor, "row token"], *, rows: int | None = None
+        self,
+        examples: Int[Tensor, " row"],
+        ids: Int[Tensor, "row token"],
+        *,
+        top: int | None = None,
+        rows: int | None = None,
     ) -> Float[Tensor, "row column"]:
         """Target values with other tokens in the input; what is explained stays the same tokens.
 
         Args:
             examples: The sequence that each row is a variant of.
             ids: The ids that each row reads, on the padded token axis.
+            top: Instead of the target, how many steps of each column have their token among the ``top`` most
+                probable.
             rows: Rows per forward pass; None is what fits.
 
         Returns:
@@ -169,7 +179,18 @@ class ModelProbe:
         Raises:
             NonFiniteScore: A value is NaN or infinite.
         """
-        return self._columns_of(examples, exchange_tokens(self, examples, ids, rows=rows))
+        return self._columns_of(examples, exchange_tokens(self, examples, ids, top=top, rows=rows))
+
+    def zero(self, question: Zeroing) -> Zeroed:
+        """How far the states of every layer move when nobody gets the values of a feature.
+
+        Args:
+            question: What is removed, and how states are compared.
+
+        Returns:
+            The distances.
+        """
+        return zero_features(self, question)
 
     def _columns_of(
         self, examples: Int[Tensor, " row"], steps: Float[Tensor, "layer row step"]
@@ -188,17 +209,24 @@ class ModelProbe:
         paths: Sequence[Path] = AT_INPUT,
         accept: Accept | None = None,
         reference: bool = False,
+        of: Subject = "target",
+        rank: int = 1,
     ) -> Derivatives:
         """Derivatives of every column with respect to the sites of `layers`.
 
         Args:
             reduce: ``"dot"`` contracts with the displacement from the reference and sums over the tokens
                 of a feature; ``"units"`` multiplies without summing; ``"gradient"`` is the gradient
-                itself; ``"l1"``, ``"l2"``, ``"linf"`` are its norms over units.
-            paths: Where on the line from reference (0) to clean value (1), and with which weights. Of several
-                paths the first is taken that ``accept`` accepts, else the last.
+                itself; ``"l1"``, ``"l2"``, ``"linf"`` are norms over units of the gradient's sum over the points;
+                ``"squares"`` sums its squares over units, at each point; ``"variance"`` is its variance over
+                the points, summed over units.
+            paths: Where on the way from reference to clean value, and with which weights. Of several paths the
+                first is taken that ``accept`` accepts, else the last.
             accept: Whether a path was fine enough; it travels to where the model runs. Needs a reference.
             reference: Whether there is a reference; without one it is zero at the site.
+            of: What is differentiated: ``"target"``, or of the last hidden state what `whence.probe.heads` says:
+                ``"logit"``, ``"norm"`` or ``"fisher"``.
+            rank: How many main directions ``"fisher"`` takes.
 
         Returns:
             Values [example, column, feature (, layer)] for ``"dot"``, [example, column, token (, layer)
@@ -209,59 +237,12 @@ class ModelProbe:
             UnsupportedError: Forward mode was asked for, and some operation has no tangent; or only
                 derivatives along directions are to be had, and the whole gradient was asked for.
         """
-        points = sum(len(path[0]) for path in paths)
-        plan, pairs = self.plan(reduce=reduce, points=points, reference=reference)
-        if reduce != "dot" and plan.mode in ("forward", "finite"):
-            kind = "forward mode gives" if plan.mode == "forward" else "finite differences give"
-            raise UnsupportedError(
-                f"{kind} derivatives along directions, and this method needs the whole gradient. "
-                "Use mode='reverse' or 'auto', where gradients are to be had."
-            )
-        otherwise = None
-        if plan.mode == "forward" and self.mode == "auto":
-            second = self._sized("reverse", points, len(pairs))
-            otherwise = {"mode": "reverse", "rows": second.rows, "products": second.products}
-        columns = self.batch.columns.shape[1]
-        adjoint = self.thorough or plan.mode == "forward" or columns >= _ADJOINT_COLUMNS
-        with Progress("derivatives", plan.forwards + plan.derivatives) as bar:
-            found = self.model.run(
-                differentiate,
-                run=run_data(self.model, self.batch),
-                score=score_data(self.target),
-                embeds=embedding_leaves(self.model.architecture),
-                groups=self.layers.groups,
-                reference=self.reference() if reference else None,
-                features=self._features(reference, pairs),
-                question={
-                    "paths": [{"points": list(at), "weights": list(weights)} for at, weights in paths],
-                    "accept": accept,
-                    "reduce": reduce,
-                    "mode": plan.mode,
-                    "rows": plan.rows,
-                    "products": plan.products,
-                    "otherwise": otherwise,
-                    "adjoint": adjoint and plan.mode != "finite",
-                    "advance": bar.advance if self.model.remote is None else None,
-                },
-            )
-        if "no_tangent" in found:
-            raise UnsupportedError(f"forward mode is not possible here: {found['no_tangent']} Use mode='reverse'.")
-        values = self._finite(found["values"].movedim(0, 3), "derivatives")
-        there = None if found["there"] is None else self._finite(found["there"].movedim(0, 2), "reference run")
-        if not self.layers.labels:
-            values = values.squeeze(3)
-            there = None if there is None else there.squeeze(2)
-        record = {
-            "mode": found["mode"],
-            **found["counts"],
-            "rows_per_pass": plan.rows,
-            "products_per_pass": plan.products,
-            "path": found["path"],
-        }
-        if found["note"]:
-            record["mode_note"] = found["note"]
-        gaps = derivative_gaps(self.model, self.here, found)
-        return Derivatives(values, self.layers.labels, self.here, there, record, gaps)
+        return take_derivatives(self, reduce=reduce, paths=paths, accept=accept, reference=reference, of=of, rank=rank)
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """The reference of the input, or None; of several the first."""
+        return self.baselines[0] if self.baselines else None
 
     def feature_of(self) -> Int[Tensor, "example token"]:
         """The feature of each place of the padded token axis, or -1."""
@@ -291,7 +272,21 @@ class ModelProbe:
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
         found = self.model.architecture
-        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent)
+        return Anatomy(found.n_layers, found.head_count, tuple(found.sites), found.absent, found.sinks)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        return self.target.unit
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model reads, and those that could stand in their places."""
+        return vocabulary(self.model, self.batch, self.feature_of().masked_fill(~self.changeable(), -1))
+
+    def places(self, chosen: Callable[[Token], bool]) -> Bool[Tensor, "example token"]:
+        """The places of the padded token axis whose token is chosen."""
+        return self.batch.mask([[chosen(token) for token in one.tokens] for one in self.batch.sequences])
 
     @property
     def defined(self) -> Bool[Tensor, "example column feature"]:
@@ -327,45 +322,6 @@ class ModelProbe:
             return free
         return free & torch.cat(self.reference()["replace"], dim=1) & ~at_baseline(self.batch, self.baseline)
 
-    def plan(self, *, reduce: Reduction, points: int, reference: bool) -> tuple[Plan, Int[Tensor, "row two"]]:
-        """Chunk sizes of a question, and the rows that forward mode would run.
-
-        Args:
-            reduce: As in `differentiate`.
-            points: Number of points.
-            reference: Whether there is a reference.
-
-        Returns:
-            The plan, and pairs of example and feature that can have a displacement.
-        """
-        import torch
-
-        free = self._free() if reference else self.batch.mask(self.asked)
-        pairs = []
-        most = 0
-        for row, groups in enumerate(self.groups):
-            able = free[row][self.batch.slots[row]].tolist()
-            moved = [k for k, members in enumerate(groups) if any(able[token] for token in members)]
-            pairs += [(row, k) for k in moved]
-            most = max(most, len(moved))
-        columns = self.batch.columns.shape[1]
-        chosen = choose_mode(self.mode, features=most, columns=columns, contracts=reduce == "dot")
-        return self._sized(chosen, points, len(pairs)), torch.tensor(pairs, dtype=torch.long).view(-1, 2)
-
-    def _sized(self, mode: str, points: int, features: int) -> Plan:
-        model = self.model
-        return make_plan(
-            self.shape(),
-            mode=mode,
-            examples=len(self.groups),
-            points=points,
-            features=features,
-            columns=self.batch.columns.shape[1],
-            free=model.free_bytes(),
-            cpu=model.device.type == "cpu",
-            most=1 if model.rows_interact else None,
-        )
-
     def shape(self) -> Shape:
         """The sizes that decide about memory."""
         model = self.model
@@ -377,67 +333,23 @@ class ModelProbe:
             model.dtype.itemsize,
         )
 
-    def _finite(self, values: Tensor, what: str) -> Tensor:
-        return check_finite(self.model, self.batch, values, what, self.target)
-
-    def _features(self, reference: bool, pairs: Int[Tensor, "row two"]) -> dict[str, Any]:
-        of = self.feature_of()
-        if not reference:
-            of = of.masked_fill(~self.batch.mask(self.asked), -1)
-        return {
-            "of": of,
-            "count": self.feature_count,
-            "offsets": self.batch.offsets,
-            "width": self.batch.width,
-            "last": self.batch.last_seen(),
-            "start": self.batch.offsets[-1],
-            "rows": pairs,
-        }
-
     def reference(self) -> dict[str, Any]:
-        """The reference input, as plain data for programs.
+        """The reference input, as plain data for programs; of several the first.
 
         Raises:
             ModelError: None was resolved.
         """
-        if self.baseline is None:
+        return self.references()[0]
+
+    def references(self) -> list[dict[str, Any]]:
+        """Every reference of the input, as plain data for programs.
+
+        Raises:
+            ModelError: None was resolved.
+        """
+        if not self.baselines:
             raise ModelError("a reference was asked for, but none was resolved.")
-        masks = replaceable(self.batch, self.baseline, list(self.fixed))
-        return {"values": list(self.baseline.values), "replace": masks}
-
-    def _free(self) -> Bool[Tensor, "example token"]:
-        import torch
-
-        if self.layers.deep:
-            # Below the first layer every position holds something of every token before it.
-            return self.feature_of() >= 0
-        return torch.cat(self.reference()["replace"], dim=1)
-
-
-def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction]) -> list[Float[Tensor, "example step"]]:
-    """Step functions of the clean input, all from one pass.
-
-    Args:
-        model: The model.
-        batch: The sequences.
-        functions: The step functions.
-
-    Returns:
-        One tensor per step function.
-
-    Raises:
-        NonFiniteScore: A value is NaN or infinite.
-        ModelError: ... and the reason is that the model's weights are.
-    """
-    scores = [score_data(function) for function in functions]
-    found = model.run(measure, run=run_data(model, batch), scores=scores, count=len(batch.sequences))
-    return [check_finite(model, batch, values, one.name) for one, values in zip(functions, found, strict=True)]
-
-
-def sum_columns(
-    columns: Float[Tensor, "row column step"], steps: Float[Tensor, "row step"]
-) -> Float[Tensor, "row column"]:
-    """The sum of the steps that each column spans."""
-    import einops
-
-    return einops.einsum(columns, steps.to(columns), "row column step, row step -> row column")
+        return [
+            {"values": list(one.values), "replace": replaceable(self.batch, one, list(self.fixed))}
+            for one in self.baselines
+        ]

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.core.errors import UnsupportedError
-from whence.probe.path import advance, at_point, span_ends
+from whence.probe.heads import cotangents, every_step
+from whence.probe.path import advance, all_stands, passes_clean, some_stands, stand
 from whence.probe.respond import leaf_order
-from whence.probe.rows import column_values, forward_rows, step_places, target_values
+from whence.probe.rows import at_steps, column_values, forward_rows, step_places, target_values
+from whence.probe.totals import finish, fold_steps, new_result, norm_over_units, put_rows, takes_norm_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,53 +42,79 @@ def reverse_products(
         question: See `whence.probe.differentiate`.
 
     Returns:
-        For each layer ``values``, ``leak``, ``dots`` (the product with the whole displacement at the last
-        point, and the same with absolute values) and ``at_clean`` (targets where the point is the input).
+        For each layer a result (see `whence.probe.totals`), with ``leak`` (the largest value where a column cannot
+        look), ``dots`` (the product with the whole displacement at the last point, and the same with absolute
+        values), ``at_clean`` (targets where the point is the input, or None), and what `keep_last` notes.
     """
-    count, columns = run["columns"].shape[:2]
-    points = torch.tensor(question["points"], dtype=torch.float64)
-    examples = torch.arange(count).repeat_interleave(len(points))
-    alphas = points.repeat(count)
-    weights = torch.tensor(question["weights"], dtype=torch.float64).repeat(count)
+    asked = {**run, "columns": every_step(run)} if question["of"] == "fisher" else run
+    count, columns = asked["columns"].shape[:2]
+    stands = all_stands(question, state["features"], count)
     leaves = sorted([leaf for group in groups for leaf in group], key=leaf_order)
-    found: list[dict[str, Any]] = [
-        {
-            "values": None,
-            "leak": torch.zeros(count, columns),
-            "dots": torch.zeros(2, count, columns, dtype=torch.float64),
-            "at_clean": None,
-        }
-        for _ in groups
-    ]
-    at_clean = torch.zeros(count, columns, dtype=torch.float64)
-    for part in torch.arange(len(examples)).split(question["rows"]):
-        rows = {"examples": examples[part], "alphas": alphas[part], "weights": weights[part]}
-        rows["last"] = rows["alphas"] == points[-1]
-        graph = build_graph(model, run, score, state, leaves, rows, shared=len(groups) > 1)
+    found = [new_result(count, columns, question) for _ in groups]
+    at_clean = torch.zeros(count, run["columns"].shape[1], dtype=torch.float64)
+    extra: dict[str, Tensor] = {}
+    for part in torch.arange(len(stands["examples"])).split(question["rows"]):
+        some = some_stands(stands, part)
+        graph = build_graph(model, asked, score, state, leaves, some, question, shared=len(groups) > 1)
         state["counts"]["rows"] += len(part)
         advance(question, len(part))
-        here = (rows["alphas"] == 1).nonzero()[:, 0]
-        at_clean.index_copy_(0, rows["examples"][here], graph["columns"][here])
+        here = (some["at"] == 1).nonzero()[:, 0]
+        at_clean.index_copy_(
+            0, some["examples"][here], column_values(run, some["examples"][here], graph["steps"][here])
+        )
+        keep_last(extra, asked, question, some, graph, count)
         chunks = torch.arange(columns).split(question["products"])
-        for number, some in enumerate(chunks):
+        batches = [(head, chunk) for head in graph["heads"] for chunk in chunks]
+        for number, (head, chunk) in enumerate(batches):
             grads = torch.autograd.grad(
                 graph["hidden"],
                 graph["leaves"],
-                graph["spread"][:, some].transpose(0, 1).unsqueeze(-1) * graph["head"],
+                graph["spread"][:, chunk].transpose(0, 1).unsqueeze(-1) * head,
                 is_grads_batched=True,
-                retain_graph=number < len(chunks) - 1,
+                retain_graph=number < len(batches) - 1,
                 allow_unused=True,
             )
             by_key = {leaf["key"]: grad for leaf, grad in zip(leaves, grads, strict=True)}
             for result, group in zip(found, groups, strict=True):
-                parts = contract(state, group, by_key, graph["displacement"], rows, some, question["reduce"])
-                collect(result, parts, rows, some, count, columns)
-            state["counts"]["vjps"] += len(some) * len(part)
-            advance(question, len(some) * len(part))
-    if 1.0 in question["points"]:
-        for result in found:
-            result["at_clean"] = at_clean
-    return found
+                parts = contract(state, group, by_key, graph["moves"], some["examples"], chunk, question)
+                put_rows(result, question, parts, some, chunk)
+            state["counts"]["vjps"] += len(chunk) * len(part)
+            advance(question, len(chunk) * len(part))
+    made = []
+    for result in found:
+        if question["of"] == "fisher":
+            result = fold_steps(result, run["columns"])
+        made.append(
+            {**finish(result, question), **extra, "at_clean": at_clean if passes_clean(state, question) else None}
+        )
+    return made
+
+
+def keep_last(
+    extra: dict[str, Tensor],
+    run: dict[str, Any],
+    question: dict[str, Any],
+    stands: dict[str, Tensor],
+    graph: dict[str, Any],
+    count: int,
+) -> None:
+    """Note what the checks need of the rows at the last point, where something else than the target is differentiated.
+
+    ``states`` [example, step, unit]: what the last hidden states were multiplied with, in all; ``residual``
+    [example, 2, step]: how far directions were from being eigenvectors, and the largest eigenvalue.
+    """
+    if question["of"] == "target":
+        return
+    last = (stands["sample"] == question["samples"][-1]).nonzero()[:, 0]
+    states = at_steps(run, stands["examples"], torch.stack(graph["heads"]).sum(0))
+    parts = {"states": states[last]}
+    if graph["residual"] is not None:
+        rows = torch.arange(len(stands["examples"]))[:, None]
+        places = step_places(run, stands["examples"], graph["residual"].shape[2])
+        parts["residual"] = graph["residual"].cpu()[:, rows, places][:, last].transpose(0, 1)
+    for name, values in parts.items():
+        extra.setdefault(name, values.new_zeros(count, *values.shape[1:]))
+        extra[name].index_copy_(0, stands["examples"][last].to(values.device), values)
 
 
 def build_graph(
@@ -95,7 +123,8 @@ def build_graph(
     score: dict[str, Any],
     state: dict[str, Any],
     leaves: list[dict[str, Any]],
-    rows: dict[str, Any],
+    stands: dict[str, Tensor],
+    question: dict[str, Any],
     shared: bool,
 ) -> dict[str, Any]:
     """One forward pass with its graph kept, and the unembedding differentiated once for all steps.
@@ -103,34 +132,33 @@ def build_graph(
     The logits of a step depend on the hidden state of one position only, so the gradient of the sum of all
     steps with respect to what enters the unembedding holds every step's own gradient at its position.
     """
-    displacement: dict[str, Tensor] = {}
-    edit = leaf_edit(state, rows, displacement, shared)
-    examples = rows["examples"]
+    moves: dict[str, Tensor] = {}
+    edit = leaf_edit(state, stands, moves, shared)
+    examples = stands["examples"]
     with torch.enable_grad():
         out = forward_rows(model, run, examples, leaves, edit)
         steps = target_values(run, score, examples, out["logits"])
-        # Padding repeats a step; only steps that some column has may add to the head's gradient.
-        used = (run["columns"][examples].amax(1) > 0).to(steps)
         if not steps.requires_grad:
             raise UnsupportedError("the target does not depend on the input through anything differentiable.")
-        head = torch.autograd.grad((steps * used).sum(), out["hidden"], retain_graph=True)[0]
+        heads, residual = cotangents(run, examples, out, steps, question)
     # A step's weight at the position whose logits predict it, and nowhere else.
-    columns = run["columns"].shape[1]
-    spread = torch.zeros(len(examples), columns, head.shape[1], dtype=head.dtype, device=head.device)
-    places = step_places(run, examples, head.shape[1]).to(head.device)
-    spread.scatter_add_(2, places[:, None, :].expand(-1, columns, -1), run["columns"][examples].to(head))
+    columns, kept = run["columns"].shape[1], out["hidden"].shape[1]
+    spread = torch.zeros(len(examples), columns, kept, dtype=heads[0].dtype, device=heads[0].device)
+    places = step_places(run, examples, kept).to(spread.device)
+    spread.scatter_add_(2, places[:, None, :].expand(-1, columns, -1), run["columns"][examples].to(spread))
     return {
         "leaves": out["values"],
         "hidden": out["hidden"],
-        "head": head,
+        "heads": heads,
+        "residual": residual,
         "spread": spread,
-        "displacement": displacement,
-        "columns": column_values(run, examples, steps.detach()).double().cpu(),
+        "moves": moves,
+        "steps": steps.detach().double().cpu(),
     }
 
 
 def leaf_edit(
-    state: dict[str, Any], rows: dict[str, Any], displacement: dict[str, Tensor], shared: bool
+    state: dict[str, Any], stands: dict[str, Tensor], moves: dict[str, Tensor], shared: bool
 ) -> Callable[[dict[str, Any], Tensor], Tensor]:
     """An edit that puts sites at a point of their path and makes them leaves of the graph.
 
@@ -140,61 +168,37 @@ def leaf_edit(
     started: list[str] = []
 
     def edit(leaf: dict[str, Any], value: Tensor) -> Tensor:
-        clean, low = span_ends(state, leaf, rows["examples"], value)
-        displacement[leaf["key"]] = clean - low
+        point, moves[leaf["key"]] = stand(state, leaf, stands, value)
         if started and shared:
             return value
         started.append(leaf["key"])
-        return at_point(clean, low, rows["alphas"]).detach().requires_grad_(True)
+        return point.detach().requires_grad_(True)
 
     return edit
-
-
-def collect(
-    result: dict[str, Any],
-    parts: tuple[Tensor, Tensor, Tensor],
-    rows: dict[str, Any],
-    some: Int[Tensor, " column"],
-    count: int,
-    columns: int,
-) -> None:
-    """Add the rows of one batch of products to the totals of their examples."""
-    values, leak, dots = parts
-    examples = rows["examples"]
-    if result["values"] is None:
-        shape = (count, columns, *values.shape[2:])
-        result["values"] = torch.zeros(shape, dtype=values.dtype, device=values.device)
-    weighed = values * rows["weights"].to(values).view(1, -1, *(1,) * (values.dim() - 2))
-    here = examples.to(values.device)
-    for place, column in enumerate(some.tolist()):
-        result["values"][:, column].index_add_(0, here, weighed[place])
-        result["leak"][:, column].scatter_reduce_(0, examples, leak[place].float().cpu(), "amax")
-        result["dots"][:, :, column].index_add_(1, examples, dots[:, place].double().cpu())
 
 
 def contract(
     state: dict[str, Any],
     group: list[dict[str, Any]],
     grads: dict[str, Tensor | None],
-    displacement: dict[str, Tensor],
-    rows: dict[str, Any],
+    moves: dict[str, Tensor],
+    examples: Int[Tensor, " row"],
     columns: Int[Tensor, " column"],
-    reduce: str,
+    question: dict[str, Any],
 ) -> tuple[Tensor, Float[Tensor, "column row"], Float[Tensor, "two column row"]]:
     """Reduce the gradients of one layer to the numbers that are wanted.
 
     Returns:
         [column, row, token or feature (, unit)]; the largest value where a column cannot look; and the
-        product with the whole displacement (with its absolute counterpart) in rows at the last point.
+        product with the whole displacement, with its absolute counterpart.
     """
     features = state["features"]
-    examples = rows["examples"]
-    width = features["width"]
+    reduce, width = question["reduce"], features["width"]
     parts = []
     pairs = []
     for leaf in group:
         grad = grads[leaf["key"]]
-        moved = displacement[leaf["key"]].flatten(2)
+        moved = moves[leaf["key"]].flatten(2)
         if grad is None:
             grad = moved.new_zeros(len(columns), *moved.shape)
         grad = grad.flatten(3)
@@ -204,11 +208,7 @@ def contract(
         counted = features["of"][examples][:, offset : offset + whole.shape[2]] >= 0
         whole = whole * counted.to(whole.device)
         pairs.append(torch.stack([whole.sum(-1), whole.abs().sum(-1)]))
-        if reduce == "gradient":
-            product = grad
-        elif reduce in ("l1", "l2", "linf"):
-            product = torch.linalg.vector_norm(grad, {"l1": 1, "l2": 2, "linf": float("inf")}[reduce], dim=-1)
-        parts.append((offset, product))
+        parts.append((offset, reduced(grad, product, question)))
     wide = torch.promote_types(parts[0][1].dtype, torch.float32)
     extra = parts[0][1].shape[3:]
     joined = parts[0][1].new_zeros(len(columns), len(examples), width, *extra, dtype=wide)
@@ -221,7 +221,19 @@ def contract(
         summed = joined.new_zeros(len(columns), len(examples), features["count"] + 1)
         summed.scatter_add_(2, slots.expand(len(columns), -1, -1), joined)
         joined = summed[..., :-1]
-    return joined, leak, torch.stack(pairs).sum(0) * rows["last"].to(joined.device)
+    return joined, leak, torch.stack(pairs).sum(0)
+
+
+def reduced(
+    grad: Float[Tensor, "column row token unit"], product: Tensor, question: dict[str, Any]
+) -> Float[Tensor, "column row token *unit"]:
+    """What is kept of one row's gradient; for a norm of the mean gradient, and a variance, all of it."""
+    reduce = question["reduce"]
+    if reduce in ("dot", "units"):
+        return product
+    if reduce == "squares":
+        return grad.square().sum(-1)
+    return norm_over_units(grad, reduce) if takes_norm_of(question, "row") else grad
 
 
 def beyond(

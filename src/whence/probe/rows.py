@@ -5,7 +5,7 @@ Plain data they pass around:
 
 ``run``    ``inputs`` (keyword arguments of the forward, one row per example), ``length`` (positions of the
            stream that has the steps) and ``keep`` (how many of its last ones need logits, or None),
-           ``unembed`` (path), ``query`` and ``target_ids`` [example, step], ``columns``
+           ``unembed`` and ``ln_final`` (paths), ``query`` and ``target_ids`` [example, step], ``columns``
            [example, column, step]
 ``score``  ``fn`` (a step function) and its ``options``
 ``leaf``   a site to read or edit: ``spec``, ``stream`` (0, or encoder 0 and decoder 1), ``order`` in the
@@ -37,6 +37,7 @@ def forward_rows(
     examples: Int[Tensor, " row"],
     leaves: list[dict[str, Any]],
     edit: Callable[[dict[str, Any], Tensor], Tensor | None],
+    answers: bool = True,
 ) -> dict[str, Any]:
     """Run rows of a batch through the model once, editing sites on the way.
 
@@ -46,25 +47,32 @@ def forward_rows(
         examples: The example that each row is a variant of.
         leaves: Sites to read, in the order of the forward pass.
         edit: Called with a leaf and its value; what it returns is written back, unless None.
+        answers: Whether ``hidden`` and ``logits`` are wanted.
 
     Returns:
         ``values`` (the leaves, as written; None for passing ones), ``hidden`` (what enters the unembedding)
-        and ``logits``.
+        and ``logits``, both None where they are not wanted.
     """
     call = {name: value[examples] for name, value in run["inputs"].items()}
     if run["keep"] is not None:
         call["logits_to_keep"] = run["keep"]
     values = []
+    hidden = logits = None
     with model.trace(**call, use_cache=False):
         for leaf in leaves:
+            if hidden is None and leaf["key"] in ("unembed", "logits"):
+                # What enters the unembedding comes before these.
+                hidden = resolve(model, run["unembed"]).input
             value = read_site(model, leaf["spec"])
             edited = edit(leaf, value)
             if edited is not None:
                 write_site(model, leaf["spec"], edited)
                 value = edited
             values.append(None if leaf.get("passing") else value)
-        hidden = resolve(model, run["unembed"]).input
-        logits = model.output.logits
+        if answers:
+            if hidden is None:
+                hidden = resolve(model, run["unembed"]).input
+            logits = model.output.logits
     return {"values": values, "hidden": hidden, "logits": logits}
 
 
@@ -87,6 +95,14 @@ def select_rows(run: dict[str, Any], examples: Int[Tensor, " row"], **changes: A
 def step_places(run: dict[str, Any], examples: Int[Tensor, " row"], kept: int) -> Int[Tensor, "row step"]:
     """Where each step's logits stand among the positions that have logits."""
     return run["query"][examples] - (run["length"] - kept)
+
+
+def at_steps(
+    run: dict[str, Any], examples: Int[Tensor, " row"], hidden: Float[Tensor, "row position unit"]
+) -> Float[Tensor, "row step unit"]:
+    """What stands at the position of each step, among the positions that have logits."""
+    places = step_places(run, examples, hidden.shape[1]).to(hidden.device)
+    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
 
 
 def target_values(

@@ -15,6 +15,7 @@ from whence.probe.payload import run_data, score_data
 from whence.probe.plan import make_rows
 from whence.probe.remove import respond_cut_off, respond_deleted, respond_resampled
 from whence.probe.respond import respond
+from whence.step_functions.functions import among_top
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -75,12 +76,20 @@ def remove_features(
 
 
 def exchange_tokens(
-    probe: ModelProbe, examples: Int[Tensor, " row"], ids: Int[Tensor, "row token"], *, rows: int | None
+    probe: ModelProbe,
+    examples: Int[Tensor, " row"],
+    ids: Int[Tensor, "row token"],
+    *,
+    top: int | None,
+    rows: int | None,
 ) -> Float[Tensor, "layer row step"]:
     """Targets of rows with other ids; arguments as `ModelProbe.resample` says."""
     parts = list(ids.split(list(probe.widths), dim=1))
     with Progress("variants", len(examples)) as bar:
-        return probe.model.run(respond_resampled, ids=parts, **shared_data(probe, examples, rows, bar))[None]
+        shared = shared_data(probe, examples, rows, bar)
+        if top is not None:
+            shared["score"] = {"fn": among_top, "options": {"count": top}}
+        return probe.model.run(respond_resampled, ids=parts, **shared)[None]
 
 
 def shared_data(probe: ModelProbe, examples: Int[Tensor, " row"], rows: int | None, bar: Progress) -> dict[str, Any]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from whence.core.contract import Derivatives
+
 _TINY = 1e-12
 _ENOUGH = 2e-2
 
@@ -40,3 +42,28 @@ def complete_enough(
     """Whether completeness holds to 2% everywhere."""
     gap, scale = completeness(shares, here, there)
     return bool((gap <= _ENOUGH * scale).all())
+
+
+def shares_gap(
+    found: Derivatives, *, units: bool = False, slack: Tensor | None = None
+) -> tuple[Float[Tensor, "batch column"], Float[Tensor, "batch column"]]:
+    """How far derivatives that are shares are from completeness, in the layer where it is worst.
+
+    Args:
+        found: The derivatives, of a question with a reference.
+        units: Whether they still have an axis of units.
+        slack: How much of each gap does not count, in the form of ``there``.
+
+    Returns:
+        The gap, and what it is compared with.
+    """
+    assert found.there is not None
+    shares = found.values.sum(-1) if units else found.values
+    here = found.here[..., None].expand_as(found.there) if found.layers else found.here
+    gap, scale = completeness(shares.movedim(2, -1), here, found.there)
+    if slack is not None:
+        gap = (gap - slack.to(gap)).clamp_min(0)
+    if found.layers:
+        worst = (gap / scale).argmax(-1, keepdim=True)
+        return gap.gather(-1, worst).squeeze(-1), scale.gather(-1, worst).squeeze(-1)
+    return gap, scale

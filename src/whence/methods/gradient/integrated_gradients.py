@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from whence.core.contract import AbstractMethod, Answer, Derivatives, Gap, Need, Probe
+from whence.core.contract import AbstractMethod, Answer, Derivatives, Gap, Need, Path, Probe
 from whence.core.errors import InputError, UnsupportedError
-from whence.methods.gradient.completeness import complete_enough, completeness
+from whence.methods.gradient.completeness import complete_enough, shares_gap
 from whence.methods.gradient.quadrature import quadrature
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
 
 _AUTO_STEPS = (16, 32, 64, 128, 256, 512)
 
@@ -69,7 +65,7 @@ class IntegratedGradients(AbstractMethod):
         reduce = "gradient" if not self.multiply_by_inputs else "units" if self.units else "dot"
         found = probe.differentiate(
             reduce=reduce,
-            paths=[quadrature(self.rule, n_steps) for n_steps in ladder],
+            paths=[Path(*quadrature(self.rule, n_steps)) for n_steps in ladder],
             accept=complete_enough if len(ladder) > 1 else None,
             reference=True,
         )
@@ -79,7 +75,7 @@ class IntegratedGradients(AbstractMethod):
         wide = self.units or not self.multiply_by_inputs
         gaps = found.gaps
         if self.multiply_by_inputs:
-            gap, scale = self._completeness(found)
+            gap, scale = shares_gap(found, units=self.units)
             note = "sum of scores against f(x) - f(baseline)"
             gaps = (*gaps, Gap("completeness", gap, scale, "quadrature", note))
         return Answer(
@@ -90,14 +86,3 @@ class IntegratedGradients(AbstractMethod):
             gaps=gaps,
             record={**found.record, "n_steps": n_steps},
         )
-
-    def _completeness(self, found: Derivatives) -> tuple[Float[Tensor, "batch column"], Float[Tensor, "batch column"]]:
-        """Worst gap over layers, and what it is compared with."""
-        assert found.there is not None
-        shares = found.values.sum(-1) if self.units else found.values
-        here = found.here[..., None].expand_as(found.there) if found.layers else found.here
-        gap, scale = completeness(shares.movedim(2, -1), here, found.there)
-        if found.layers:
-            worst = (gap / scale).argmax(-1, keepdim=True)
-            return gap.gather(-1, worst).squeeze(-1), scale.gather(-1, worst).squeeze(-1)
-        return gap, scale

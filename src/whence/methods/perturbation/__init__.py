@@ -1,1 +1,1 @@
-"""Methods that look at what the target becomes without parts of the input."""
+"""Methods made of variants of the input."""
