@@ -238,15 +238,43 @@ def untraced(model: whence.Model, method: str) -> np.ndarray:
     from tests.slow_reference import embedding_modules, whole_text_attribution
 
     hf = model.nn._module
+    prompt = model.encode(PROMPT)
+    means = [module.weight.detach().float().mean(0) for module in embedding_modules(hf)]
+    if hasattr(whence.METHODS[method], "removal"):
+        return perturbed(hf, prompt, method, means)
     return whole_text_attribution(
         hf,
-        list(model.encode(PROMPT).ids),
+        list(prompt.ids),
         CONTINUATION,
         method=method,
         target="logprob",
-        baselines=[module.weight.detach().float().mean(0) for module in embedding_modules(hf)],
+        baselines=means,
         n_steps=CALLS[method].get("n_steps", 1),
     ).numpy()
+
+
+def perturbed(hf: Any, prompt: Any, method: str, means: list[Any]) -> np.ndarray:
+    """The same, of a method that removes tokens: its own arithmetic on values of plain PyTorch."""
+    from tests.perturbed import plain_game
+
+    kind = whence.METHODS[method]
+    # Every word of the prompt is one token.
+    made = kind(
+        **{name: value for name, value in CALLS[method].items() if name not in ("baseline", "keep", "segments")}
+    )
+    sides = kind.defaults.get("sides", ("source", "prefix"))
+    special = [k for k, token in enumerate(prompt.tokens("source")) if token.special]
+    game = plain_game(
+        hf,
+        list(prompt.ids),
+        CONTINUATION,
+        means,
+        removal=made.removal,
+        span=kind.defaults.get("steps") == "whole",
+        sides=sides,
+        fixed=[] if CALLS[method].get("keep") == "none" else special,
+    )
+    return np.where(game.defined, made(game).scores, np.nan)[0]
 
 
 def possible(place: str) -> str:
