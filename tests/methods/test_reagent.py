@@ -384,6 +384,7 @@ def test_evidence_ranks_well_above_chance(name):
         ({"n_rounds": 6}, "take at least n_rounds=7"),
         ({"n_rounds": 19, "replacing_ratio": 0.9}, "take at least n_rounds=20"),
         ({"replacing_ratio": 1.0}, "replacing_ratio is between 0 and 1, not 1.0"),
+        ({"max_rounds": 2000}, "max_rounds belongs to estimator='paper'"),
         ({"n_probes": 4}, "n_probes belongs to estimator='paper'"),
         ({"estimator": "paper", "n_rounds": 9}, "n_rounds belongs to estimator='mean'"),
         ({"estimator": "paper", "keep_ratio": 0.0}, "keep_ratio is a share"),
@@ -414,3 +415,9 @@ def test_what_a_model_cannot_do_is_refused(options, message):
     model = whence.load(tiny_model("gpt2"))
     with pytest.raises(whence.WhenceError, match=message):
         model.attribute(PROMPT, CONTINUATION, method="reagent", **options)
+
+
+def test_options_that_say_what_is_the_case_anyway_are_no_mistake():
+    whence.ReAGent(max_rounds=int("3000"), lm_mode="sample", keep_ratio=None)
+    with pytest.raises(whence.InputError, match="tagger belongs to sampler='pos'"):
+        whence.ReAGent(tagger=np.zeros(4))

@@ -23,6 +23,8 @@ CALLS = (
     {"method": "attention", "step_scores": ["probability"]},
     {"method": "attention_rollout", "step_scores": ["probability"]},
     {"method": "value_zeroing", "step_scores": ["probability"]},
+    {"method": "reagent", "n_rounds": 8, "sampler": "lm"},
+    {"method": "reagent", "estimator": "paper", "n_probes": 1, "max_rounds": 1, "keep_top_n": 1},
 )
 
 
