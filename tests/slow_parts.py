@@ -49,9 +49,7 @@ class Terms:
             return self
         apply = norm.frozen(self.total)
         parts = torch.stack([torch.stack([apply(x) for x in head]) for head in self.parts])
-        return Terms(
-            parts, apply(self.residual), apply(self.bias) + norm.bias, apply(self.total) + norm.bias
-        )
+        return Terms(parts, apply(self.residual), apply(self.bias) + norm.bias, apply(self.total) + norm.bias)
 
 
 @dataclass
@@ -149,9 +147,7 @@ def _gpt2(hf: Any, seen: dict[str, Any], output: Any) -> list[Attention]:
         stream = given(seen, name)
         pattern = output.attentions[layer][0]
         bias = block.attn.c_proj.bias
-        found.append(
-            Attention("decoder", "attn", layer, pattern, heads_of(values, heads, heads), weight, bias, stream)
-        )
+        found.append(Attention("decoder", "attn", layer, pattern, heads_of(values, heads, heads), weight, bias, stream))
     return found
 
 
@@ -179,9 +175,7 @@ def _llama(hf: Any, seen: dict[str, Any], output: Any) -> list[Attention]:
         x = given(seen, f"{name}.self_attn")
         one = _one(block.self_attn, x, output.attentions[layer][0], ("v_proj", "o_proj"))
         branch = norm_of(block.post_attention_layernorm) if hf.config.model_type == "gemma2" else None
-        found.append(
-            Attention("decoder", "attn", layer, stream=given(seen, name), branch_norm=branch, **one)
-        )
+        found.append(Attention("decoder", "attn", layer, stream=given(seen, name), branch_norm=branch, **one))
     return found
 
 
@@ -190,7 +184,8 @@ def _t5(hf: Any, seen: dict[str, Any], output: Any) -> list[Attention]:
     for stack, patterns in (("encoder", output.encoder_attentions), ("decoder", output.decoder_attentions)):
         for layer, block in enumerate(getattr(hf, stack).block):
             name = f"{stack}.block.{layer}.layer"
-            one = _one(block.layer[0].SelfAttention, given(seen, f"{name}.0.SelfAttention"), patterns[layer][0], ("v", "o"))
+            x = given(seen, f"{name}.0.SelfAttention")
+            one = _one(block.layer[0].SelfAttention, x, patterns[layer][0], ("v", "o"))
             found.append(Attention(stack, "attn", layer, stream=given(seen, f"{name}.0"), **one))
             if stack == "decoder":
                 keys = given(seen, f"{name}.1.EncDecAttention", "key_value_states")

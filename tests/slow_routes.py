@@ -20,9 +20,7 @@ def block_terms(modules: list[Attention], i: int) -> list[Terms]:
     crossed = second.added(i)
     total = first.total + crossed.total
     bias = first.bias + crossed.bias
-    return [
-        Terms(one.parts, first.residual, bias, total).through(second.sum_norm) for one in (first, crossed)
-    ]
+    return [Terms(one.parts, first.residual, bias, total).through(second.sum_norm) for one in (first, crossed)]
 
 
 def span_shares(sums: list[Terms], threshold: float) -> tuple[list[Tensor], Tensor]:
