@@ -184,9 +184,8 @@ def _t5(hf: Any, seen: dict[str, Any], output: Any) -> list[Attention]:
     for stack, patterns in (("encoder", output.encoder_attentions), ("decoder", output.decoder_attentions)):
         for layer, block in enumerate(getattr(hf, stack).block):
             name = f"{stack}.block.{layer}.layer"
-            one = _one(
-                block.layer[0].SelfAttention, given(seen, f"{name}.0.SelfAttention"), patterns[layer][0], ("v", "o")
-            )
+            x = given(seen, f"{name}.0.SelfAttention")
+            one = _one(block.layer[0].SelfAttention, x, patterns[layer][0], ("v", "o"))
             found.append(Attention(stack, "attn", layer, stream=given(seen, f"{name}.0"), **one))
             if stack == "decoder":
                 keys = given(seen, f"{name}.1.EncDecAttention", "key_value_states")

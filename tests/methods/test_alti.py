@@ -9,6 +9,7 @@ import torch
 import whence
 from slow_parts import alti_maps, alti_rows, decomposed, step_rows, widths_of
 from tiny_models import tiny_model
+from whence.methods.internals import proximity
 
 PROMPT, CONTINUATION = [7, 21, 9, 33, 12], [17, 8, 40]
 SLOW = ("gpt2", "llama", "gemma2", "t5", "marian")
@@ -68,9 +69,8 @@ def test_shares_sum_to_one_and_a_span_has_the_mean_of_its_steps():
 def test_segments_have_the_sum_of_their_tokens():
     model = whence.load(tiny_model("llama"))
     tokens = model.attribute(PROMPT, CONTINUATION, method="alti").scores.values
-    joined = model.attribute(
-        PROMPT, CONTINUATION, method="alti", segments=[[0, 2], [1], [3, 4], [5], [6]]
-    ).scores.values
+    segments = [[0, 2], [1], [3, 4], [5], [6]]
+    joined = model.attribute(PROMPT, CONTINUATION, method="alti", segments=segments).scores.values
     np.testing.assert_allclose(joined[:, 0], tokens[:, [0, 2]].sum(1), atol=1e-6)
     np.testing.assert_allclose(joined[:, 2], tokens[:, [3, 4]].sum(1), atol=1e-6)
 
@@ -116,6 +116,14 @@ def test_extras_and_scores_of_a_batch_are_those_of_each_alone(family):
         for name, scores in alone.extras.items():
             np.testing.assert_allclose(one.extras[name].values, scores.values, atol=1e-5)
         assert [(c.name, c.passed) for c in one.checks] == [(c.name, c.passed) for c in alone.checks]
+
+
+@pytest.mark.parametrize("method", ["alti", "information_flow", "value_norms"])
+def test_results_do_not_depend_on_how_rows_are_chunked(method, monkeypatch):
+    model = whence.load(tiny_model("t5"))
+    whole = model.attribute(PROMPT, CONTINUATION, method=method).scores.values
+    monkeypatch.setattr(proximity, "_CELLS", 200)
+    np.testing.assert_allclose(model.attribute(PROMPT, CONTINUATION, method=method).scores.values, whole, atol=1e-6)
 
 
 def test_fused_attention_gives_the_same():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import whence
-from slow_parts import alti_maps, decomposed, norm_of, step_rows, widths_of
+from slow_parts import alti_maps, decomposed, model_inputs, norm_of, step_rows, widths_of
 from tiny_models import FAMILIES, VARIANTS, tiny_model
 
 PROMPT, CONTINUATION = [7, 21, 9, 33, 12], [17, 8, 40]
@@ -29,16 +29,9 @@ def test_scores_and_components_sum_to_the_logit(family, method):
     out = whence.load(hf).attribute(PROMPT, CONTINUATION, method=method)
     assert out.verified
     assert {check.name for check in out.checks} >= {"logit", "rebuilding"}
-    inputs = {"input_ids": torch.tensor([[*PROMPT, *CONTINUATION[:-1]]])}
-    if hf.config.is_encoder_decoder:
-        start = hf.config.decoder_start_token_id
-        inputs = {
-            "input_ids": torch.tensor([PROMPT]),
-            "decoder_input_ids": torch.tensor([[start, *CONTINUATION[:-1]]]),
-        }
     with torch.no_grad():
-        logits = hf(**inputs, use_cache=False).logits[0]
-    expected = [float(logits[row, token]) for row, token in zip(step_rows(hf, PROMPT, CONTINUATION), CONTINUATION)]  # noqa: B905
+        logits = hf(**model_inputs(hf, PROMPT, CONTINUATION), use_cache=False).logits[0]
+    expected = logits[step_rows(hf, PROMPT, CONTINUATION), CONTINUATION]
     np.testing.assert_allclose(total(out), expected, atol=1e-4)
     assert np.abs(out.scores.values[np.isfinite(out.scores.values)]).max() > 0.01
 
