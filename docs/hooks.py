@@ -20,7 +20,7 @@ import whence
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.parity import ABSENT  # noqa: E402
+from benchmarks.parity import CALLS, PLACES, absent  # noqa: E402
 from benchmarks.parity_models import NAMES  # noqa: E402
 from whence.views.explain import facts, places  # noqa: E402
 
@@ -149,8 +149,17 @@ def parity() -> str:
 
 def parity_absent() -> str:
     """Why some lines are not there."""
-    rows = [(model, place, reason) for (model, place), reason in ABSENT.items()]
-    return table(("model", "place", "why not"), rows)
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for place in PLACES:
+        for model in NAMES:
+            for method in CALLS:
+                if reason := absent(model, place, method):
+                    reasons.setdefault((model, place, reason), []).append(f"`{method}`")
+    rows = [
+        (model, place, "all" if len(methods) == len(CALLS) else ", ".join(methods), reason)
+        for (model, place, reason), methods in reasons.items()
+    ]
+    return table(("model", "place", "methods", "why not"), rows)
 
 
 def commands() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whence.core.contract import AbstractMethod, Answer, Extra, Gap, Need
+from whence.core.contract import Answer, Extra, Gap, Need
 from whence.core.errors import CheckFailed, NonFiniteScore
 from whence.core.tokens import Token
 from whence.probe.checks import EXACT
@@ -117,7 +117,7 @@ def _one(
         info={
             **info,
             "method": question.method.name,
-            "method_options": _options(question.method),
+            "method_options": _noted(dataclasses.asdict(question.method)),
             "default_view": {axis: question.method.view.get(axis, "mean") for axis in answer.axes},
             "additive": question.method.additive,
             "signed": question.method.signed,
@@ -129,12 +129,17 @@ def _one(
     )
 
 
-def _options(method: AbstractMethod) -> dict[str, Any]:
-    """A method's options as plain data; a function by its name."""
-    return {
-        name: getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
-        for name, value in dataclasses.asdict(method).items()
-    }
+def _noted(value: Any) -> Any:
+    """An option as plain data: keys are texts, a slice as it is written, a function's name, an array's shape."""
+    if isinstance(value, Mapping):
+        return {str(name): _noted(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_noted(item) for item in value]
+    if isinstance(value, slice):
+        return ":".join("" if end is None else str(end) for end in (value.start, value.stop, value.step))
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} {list(value.shape)}"
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
 
 
 def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndarray:
@@ -197,7 +202,8 @@ def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool])
 
 
 def _checks(question: Question, gaps: Sequence[Gap], row: int, columns: int) -> list[Check]:
-    item = question.model.dtype.itemsize
+    # Products with quantised weights are no more exact than those of half precision.
+    item = 2 if question.model.info.get("quantisation") else question.model.dtype.itemsize
     made = []
     for gap in gaps:
         ratio = (gap.gap[row, :columns].double() / gap.scale[row, :columns].double()).max()

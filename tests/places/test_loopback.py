@@ -23,6 +23,10 @@ CALLS = [(name, {"progress": False, **options}) for name, options in METHOD_CALL
     ("integrated_gradients", {"n_steps": "auto", "target": "logit"}),
     ("input_x_gradient", {"layer": "all", "baseline": "mean"}),
     ("input_x_gradient", {"segments": [[0, 1, 2], [3]], "sides": "source", "mode": "auto"}),
+    ("gradient_shap", {"baseline": ["mean", 11], "stdev": 0.2, "layer": "all", "n_samples": 4}),
+    ("sequential_integrated_gradients", {"exact": False, "n_steps": 3, "mode": "reverse"}),
+    ("jacobian_scope", {"scope": "fisher", "rank": 2}),
+    ("smoothgrad", {"base": "input_x_gradient", "n_samples": 3, "segments": [[0, 1, 2], [3]], "sides": "source"}),
 ]
 
 
@@ -187,6 +191,14 @@ def test_finite_differences_need_no_gradients(untrusted, here, method):
     assert out.info["engine"]["mode"] == "finite"
     local = here.attribute(TEXT, **options)
     np.testing.assert_allclose(out.scores.values, local.scores.values, atol=1e-3, rtol=1e-3)
+
+
+def test_what_takes_no_gradient_needs_none(untrusted, here):
+    options = {"method": "sequential_integrated_gradients", "generate": GENERATE}
+    out = untrusted.attribute(TEXT, **options)
+    np.testing.assert_allclose(out.scores.values, here.attribute(TEXT, **options).scores.values, atol=1e-5, rtol=1e-4)
+    with pytest.raises(whence.UnsupportedError, match="gradients"):
+        untrusted.attribute(TEXT, exact=False, **options)
 
 
 def test_other_versions_there_are_warned_of_once(folder, server, monkeypatch):

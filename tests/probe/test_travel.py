@@ -22,6 +22,11 @@ CALLS = (
     {"method": "integrated_gradients", "n_steps": 2, "baseline": 11, "target": "entropy"},
     {"method": "deeplift", "baseline": 11, "target": "entropy", "layer": 0, "mode": "reverse"},
     {"method": "deeplift", "baseline": 12, "target": "probability", "segments": [[0, 1], [2]]},
+    {"method": "attention", "step_scores": ["probability"]},
+    {"method": "attention_rollout", "step_scores": ["probability"]},
+    {"method": "value_zeroing", "step_scores": ["probability"]},
+    {"method": "reagent", "n_rounds": 8, "sampler": "lm"},
+    {"method": "reagent", "estimator": "paper", "n_probes": 1, "max_rounds": 1, "keep_top_n": 1},
 )
 
 
@@ -50,6 +55,8 @@ def test_programs_survive_a_place_without_whence(family, tmp_path, monkeypatch):
         sent = dict(data)
         if "question" in sent:
             sent["question"] = {**sent["question"], "advance": None}
+        if "advance" in sent:
+            sent["advance"] = None
         blobs.append(dumps((program, sent)))
         here.append(result)
         return result

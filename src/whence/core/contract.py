@@ -311,15 +311,17 @@ class Zeroed:
         moved: How far the states of the stack with the steps moved, at every place and layer, by the removal of
             each feature, or of each token of the token axis.
         query: Which place predicts each step.
-        encoder: The same of the encoder's states, between its tokens; None without an encoder, or where
-            what was removed are no single tokens of the source.
+        encoder: The same of the encoder's states, at all its positions; None without an encoder, or where
+            nothing of the source was removed.
+        tokens: The token of the token axis that each feature is, or -1 for several, or none.
         mixture: How far attention patterns are from mixing values as the model does, the worst place and layer.
         record: Plain data: rows, and rows per pass.
     """
 
     moved: Float[Tensor, "batch place feature layer"]
     query: Int[Tensor, "batch step"]
-    encoder: Float[Tensor, "batch query key layer"] | None
+    encoder: Float[Tensor, "batch position feature layer"] | None
+    tokens: Int[Tensor, "batch feature"]
     mixture: Float[Tensor, "batch column"]
     record: Mapping[str, Any]
 

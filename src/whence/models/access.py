@@ -166,7 +166,9 @@ def projected_alone(
     count = heads.shape[2]
     chosen = torch.eye(count, dtype=heads.dtype, device=heads.device)
     alone = (chosen[:, :, None] * heads.unsqueeze(-3)).flatten(-2)
-    return projection(alone) - projection_bias(projection, heads.flatten(-2))
+    # The kernel of 8-bit weights takes batch, position, unit and nothing with more axes.
+    made = projection(alone.flatten(1, 2)).unflatten(1, (-1, count))
+    return made - projection_bias(projection, heads.flatten(-2))
 
 
 def _write_result(model: Any, spec: dict[str, Any], value: Float[Tensor, "batch position head unit"]) -> None:

@@ -45,7 +45,8 @@ def directional_products(
     start_totals(result, question, (count, features["count"], columns), result["dots"])
     pairs = features["rows"].repeat(len(samples), 1)
     samples = samples.repeat_interleave(len(features["rows"]))
-    for part in torch.arange(len(pairs)).split(question["rows"]):
+    # An empty range splits into one empty part, and a pass of no rows is none.
+    for part in torch.arange(len(pairs)).split(question["rows"]) if len(pairs) else ():
         who, feature = pairs[part].unbind(1)
         stands = stands_at(question, who, samples[part])
         if question["alone"]:

@@ -192,11 +192,11 @@ class DryProbe:
         places = probe.widths[-1] if question.everywhere else steps
         total = len(removals(probe, question.each)[0])
         self._rows(total + count, rows_per_pass(probe, question, total))
-        source = (probe.widths[0],) * 2
         return Zeroed(
             moved=torch.zeros(count, places, third, layers["decoder"]),
             query=torch.zeros(count, steps, dtype=torch.long),
-            encoder=torch.zeros(count, *source, layers["encoder"]) if len(layers) > 1 else None,
+            encoder=torch.zeros(count, probe.widths[0], third, layers["encoder"]) if len(layers) > 1 else None,
+            tokens=torch.full((count, third), -1),
             mixture=torch.zeros(probe.batch.columns.shape[:2]),
             record={},
         )

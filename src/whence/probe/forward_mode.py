@@ -47,6 +47,7 @@ def forward_products(
     """
     count, columns = run["columns"].shape[:2]
     at_clean = torch.zeros(count, columns, dtype=torch.float64)
+    seen = torch.zeros(count, dtype=torch.bool)
 
     def slope(stands: dict[str, Tensor], chosen: Tensor) -> Tensor:
         value, tangent = tangents(model, run, score, state, group, stands, chosen)
@@ -54,10 +55,11 @@ def forward_products(
         state["counts"]["jvps"] += len(chosen)
         at_one = (stands["at"] == 1).nonzero()[:, 0]
         at_clean.index_copy_(0, stands["examples"][at_one], value.double().cpu()[at_one])
+        seen[stands["examples"][at_one]] = True
         return tangent.double().cpu()
 
     result = directional_products(run, state, question, slope)
-    return [{**result, "at_clean": at_clean if passes_clean(state, question) else None}]
+    return [{**result, "at_clean": at_clean if passes_clean(state, question) and bool(seen.all()) else None}]
 
 
 def tangents(

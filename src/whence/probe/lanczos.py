@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-# Eigenvectors are good when this much of the largest eigenvalue is left over.
-ENOUGH = 1e-5
+# Eigenvectors are good when this share of the largest eigenvalue is left over, in units of the precision, ...
+ENOUGH = 50.0
+# ... or this share, where that is smaller than anybody needs.
+LEAST = 1e-8
 
 
 def top_eigenpairs(
@@ -45,6 +47,7 @@ def top_eigenpairs(
     diagonal: list[Float[Tensor, " case"]] = []
     beside: list[Float[Tensor, " case"]] = []
     floor = torch.finfo(dtype).eps * 10
+    enough = max(ENOUGH * torch.finfo(dtype).eps, LEAST)
     while True:
         # What is not in the space yet comes out of the product with its newest vector.
         rest = product(basis[-1])
@@ -54,7 +57,7 @@ def top_eigenpairs(
         values, turned = torch.linalg.eigh(tridiagonal(diagonal, beside))
         top = min(rank, len(basis))
         left = (length[:, None] * turned[:, -1, -top:].abs()).amax(-1)
-        done = bool((left <= ENOUGH * values[:, -1].abs()).all()) and len(basis) >= min(2 * rank + 4, units)
+        done = bool((left <= enough * values[:, -1].abs()).all()) and len(basis) >= min(2 * rank + 4, units)
         if done or len(basis) == units:
             break
         new = fresh(basis, shape, len(basis), dtype, device)

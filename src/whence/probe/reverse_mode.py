@@ -46,7 +46,12 @@ def reverse_products(
         look), ``dots`` (the product with the whole displacement at the last point, and the same with absolute
         values), ``at_clean`` (targets where the point is the input, or None), and what `keep_last` notes.
     """
-    asked = {**run, "columns": every_step(run)} if question["of"] == "fisher" else run
+    asked = run
+    if question["of"] == "fisher":
+        # Squares of sums are not sums of squares, so every step has a column of its own until the end.
+        asked = {**run, "columns": every_step(run)}
+        last = run["query"] + state["features"]["start"]
+        state = {**state, "features": {**state["features"], "last": last}}
     count, columns = asked["columns"].shape[:2]
     stands = all_stands(question, state["features"], count)
     leaves = sorted([leaf for group in groups for leaf in group], key=leaf_order)

@@ -66,13 +66,13 @@ def zero_values(
         edit = zero_edit(clean, examples[part], [mask[part] for mask in masks], places, metric, moved)
         with torch.no_grad():
             forward_rows(model, run, examples[part], leaves, edit)
-        made.append([torch.stack(states, dim=2).cpu() if states else None for states in moved])
+        made.append([torch.stack(states, dim=2) if states else None for states in moved])
         if advance is not None:
             advance(len(part))
     rows = torch.arange(count)[:, None]
     return {
         "moved": [None if None in one else torch.cat(one) for one in zip(*made, strict=True)],
-        "mixture": [gaps[k].cpu()[rows, at] if k in gaps else None for k, at in enumerate(places)],
+        "mixture": [gaps[k][rows, at] if k in gaps else None for k, at in enumerate(places)],
     }
 
 
@@ -90,7 +90,7 @@ def clean_states(
         elif leaf["role"] != "z":
             seen[leaf["role"]] = value
         else:
-            gap = mixture_gap(seen["pattern"], seen["v"], value)
+            gap = mixture_gap(seen["pattern"], seen["v"], value).cpu()
             stream = leaf["stream"]
             gaps[stream] = torch.maximum(gaps[stream], gap) if stream in gaps else gap
 
@@ -148,7 +148,7 @@ def zero_edit(
         if leaf["compare"]:
             rows, at = torch.arange(len(examples))[:, None], places[leaf["stream"]][examples]
             far = distance(low[rows, at], value[rows, at], metric)
-            moved[leaf["stream"]].append(far * touched.to(far)[:, None])
+            moved[leaf["stream"]].append(far.cpu() * touched[:, None])
             touched.fill_(False)
         return low if leaf["restore"] else None
 

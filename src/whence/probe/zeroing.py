@@ -14,7 +14,7 @@ from whence.probe.plan import make_rows
 from whence.probe.zero import zero_values
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Shaped
     from torch import Tensor
 
     from whence.probe.probe import ModelProbe
@@ -26,9 +26,9 @@ def zero_features(probe: ModelProbe, question: Zeroing) -> Zeroed:
 
     model, batch = probe.model, probe.batch
     examples, columns, masks = removals(probe, question.each)
-    query, widths = batch.query, batch.widths
-    single = singles(masks[:, : widths[0]]) if len(widths) > 1 else None
-    places = [torch.arange(width).expand(len(probe.groups), -1) for width in widths]
+    query, count = batch.query, len(probe.groups)
+    parts = masks.split(list(batch.widths), dim=1)
+    places = [torch.arange(width).expand(count, -1) for width in batch.widths]
     if not question.everywhere:
         places[-1] = query
     chunk = rows_per_pass(probe, question, len(examples))
@@ -36,25 +36,27 @@ def zero_features(probe: ModelProbe, question: Zeroing) -> Zeroed:
         found = model.run(
             zero_values,
             run=run_data(model, batch),
-            leaves=zero_leaves(model.architecture, probe.anatomy, question, encoder=single is not None),
+            leaves=zero_leaves(model.architecture, probe.anatomy, question, source=bool(parts[0].any())),
             places=places,
             examples=examples,
-            masks=list(masks.split(list(widths), dim=1)),
+            masks=list(parts),
             metric=question.metric,
             chunk=chunk,
             advance=bar.advance if model.remote is None else None,
         )
     third = probe.feature_count if question.each == "feature" else batch.width
-    encoder = None
-    if single is not None:
-        held = single >= 0
-        encoder = spread(found["moved"][0][held], examples[held], single[held], len(probe.groups), batch.widths[0])
+    moved = [
+        None if one is None else spread(one, examples, columns, torch.zeros(count, third)) for one in found["moved"]
+    ]
+    assert moved[-1] is not None, "the last stack has states"
+    lone = torch.where(masks.sum(1) == 1, masks.int().argmax(1), -1)
     return Zeroed(
-        moved=spread(found["moved"][-1], examples, columns, len(probe.groups), third),
+        moved=moved[-1].transpose(1, 2),
         query=query if question.everywhere else torch.arange(query.shape[1]).expand(query.shape),
-        encoder=encoder,
+        encoder=moved[0].transpose(1, 2) if len(moved) > 1 and moved[0] is not None else None,
+        tokens=spread(lone, examples, columns, torch.full((count, third), -1)),
         mixture=worst_mixture(probe, found["mixture"], question.everywhere),
-        record={"rows": len(examples) + len(probe.groups), "rows_per_pass": chunk},
+        record={"rows": len(examples) + count, "rows_per_pass": chunk},
     )
 
 
@@ -83,31 +85,17 @@ def rows_per_pass(probe: ModelProbe, question: Zeroing, total: int) -> int:
     return make_rows(shape, total, free=model.free_bytes(), cpu=model.device.type == "cpu")
 
 
-def singles(masks: Bool[Tensor, "row position"]) -> Int[Tensor, " row"] | None:
-    """The one token of a stream that each row removes, or -1 for none; None where some row removes several."""
-    import torch
-
-    counts = masks.sum(1)
-    if bool((counts > 1).any()) or not bool(counts.any()):
-        return None
-    return torch.where(counts > 0, masks.int().argmax(1), -1)
-
-
 def spread(
-    moved: Float[Tensor, "row place layer"],
-    examples: Int[Tensor, " row"],
-    columns: Int[Tensor, " row"],
-    count: int,
-    width: int,
-) -> Float[Tensor, "example place column layer"]:
-    """Rows as columns of their example; 0 where there was no row."""
-    whole = moved.new_zeros(count, width, *moved.shape[1:])
-    whole[examples, columns] = moved
-    return whole.transpose(1, 2)
+    rows: Shaped[Tensor, "row ..."], examples: Int[Tensor, " row"], columns: Int[Tensor, " row"], like: Tensor
+) -> Shaped[Tensor, "example column ..."]:
+    """Rows as columns of their example, among what stands where there was no row."""
+    whole = like.to(rows).view(*like.shape, *(1,) * (rows.dim() - 1)).repeat(1, 1, *rows.shape[1:])
+    whole[examples, columns] = rows
+    return whole
 
 
 def zero_leaves(
-    architecture: Architecture, anatomy: Anatomy, question: Zeroing, *, encoder: bool
+    architecture: Architecture, anatomy: Anatomy, question: Zeroing, *, source: bool
 ) -> list[dict[str, Any]]:
     """What the program reads and writes of every block, in the order of the forward pass.
 
@@ -115,14 +103,14 @@ def zero_leaves(
         architecture: Where things are in the model.
         anatomy: What there is.
         question: The question.
-        encoder: Whether the states of an encoder are compared; else it is left alone.
+        source: Whether a row removes anything of the first stream; else an encoder is left alone.
 
     Raises:
         UnknownNameError: There is no last norm, and its output was asked for.
     """
     found = []
     for stream, (stack, count) in enumerate(anatomy.layers.items()):
-        if stack == "encoder" and not encoder:
+        if stack == "encoder" and not source:
             continue
         for layer in range(count):
             for kind, keys, family in (("attn", stream, stack), ("cross_attn", 0, "cross")):

@@ -57,8 +57,8 @@ class Attention(AbstractMethod):
         anatomy = probe.anatomy
         layers, heads, stages = {}, {}, []
         for stack, count in anatomy.layers.items():
-            layers[stack] = numbers("layers", part_of(self.layers, stack), count, f"{stack}'s stack of layers")
-            heads[stack] = numbers("heads", part_of(self.heads, stack), anatomy.heads[stack], f"{stack}'s attention")
+            layers[stack] = numbers("layers", part_of(self.layers, stack), count, "layer", stack)
+            heads[stack] = numbers("heads", part_of(self.heads, stack), anatomy.heads[stack], "head", stack)
             for layer in sorted(layers[stack]):
                 for kind in ("attn", "cross_attn"):
                     if anatomy.has(stack, f"{kind}.pattern", layer):

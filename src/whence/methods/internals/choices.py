@@ -53,14 +53,15 @@ def part_of(given: Any, part: str) -> Any:
     return given.get(part) if named else given
 
 
-def numbers(option: str, given: Any, count: int, where: str) -> list[int]:
+def numbers(option: str, given: Any, count: int, thing: str, where: str) -> list[int]:
     """A choice among numbered things.
 
     Args:
-        option: The name of the option, ``"layers"`` or ``"heads"``.
+        option: The name of the option.
         given: None (all), a number (negative counts from the end), a slice, or a list of numbers.
         count: How many there are.
-        where: What has them, for the message.
+        thing: What they are, ``"layer"`` or ``"head"``.
+        where: What has them.
 
     Returns:
         The numbers, in the order given.
@@ -74,7 +75,9 @@ def numbers(option: str, given: Any, count: int, where: str) -> list[int]:
         found = [given] if isinstance(given, int) else list(given)
         for one in found:
             if not -count <= one < count:
-                raise InputError(f"{option}: there is no {one}; the {where} has {count} (0 to {count - 1}).")
+                raise InputError(
+                    f"{option}: there is no {thing} {one}; the {where} has {count} {thing}s (0 to {count - 1})."
+                )
         found = [one % count for one in found]
     if not found or len(set(found)) != len(found):
         raise InputError(f"{option}={given!r} names {'one twice' if found else 'none'}; leave it out for all.")
@@ -88,6 +91,6 @@ def heads_of_layer(given: Any, layer: int, layers: int, count: int, where: str) 
         InputError: There is no such layer or head.
     """
     if not isinstance(given, Mapping):
-        return numbers("heads", given, count, where)
-    named = {numbers("heads", one, layers, f"{where}'s stack of layers")[0]: choice for one, choice in given.items()}
-    return numbers("heads", named[layer], count, where) if layer in named else []
+        return numbers("heads", given, count, "head", where)
+    named = {numbers("heads", one, layers, "layer", where)[0]: choice for one, choice in given.items()}
+    return numbers("heads", named[layer], count, "head", where) if layer in named else []

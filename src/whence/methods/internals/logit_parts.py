@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from whence.core.contract import Answer, Extra, Gap, Probe, Stage
 from whence.core.errors import UnsupportedError
 from whence.methods.internals.logit_fold import logit_fold
-from whence.methods.internals.part_checks import flat_rows, rebuilding
+from whence.methods.internals.part_checks import exactness, flat_rows, rebuilding
 from whence.methods.internals.stages import attention_stages, norm_follows
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _identity(probe: Probe, scores: Tensor, components: list[Tensor]) -> Gap:
     total, size = parts.sum(-1), parts.abs().sum(-1)
     here = probe.here.to(scores)
     note = "scores and components against the logit"
-    return Gap("logit", (total - here).abs(), here.abs().maximum(size).clamp_min(1e-12), "exact", note)
+    return Gap("logit", (total - here).abs(), here.abs().maximum(size).clamp_min(1e-12), exactness(scores), note)
 
 
 def _no_plain_sum(name: str) -> UnsupportedError:

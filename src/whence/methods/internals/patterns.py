@@ -37,7 +37,8 @@ def keep_rows(model: Any, state: dict[str, Any], stage: dict[str, Any], values: 
     else:
         found[stage["name"]] = column_rows(run, heads.transpose(1, 2)).permute(0, 1, 3, 2)
         worst = column_worst(run, gap)
-    found["gap"] = torch.maximum(found["gap"], worst) if "gap" in found else worst
+    # Blocks may be on several devices.
+    found["gap"] = torch.maximum(found["gap"], worst.cpu()) if "gap" in found else worst.cpu()
 
 
 def column_rows(run: dict[str, Any], rows: Float[Tensor, "example query ..."]) -> Float[Tensor, "example column ..."]:

@@ -38,7 +38,7 @@ def roll_pattern(model: Any, state: dict[str, Any], stage: dict[str, Any], value
     elif "cross" in values:
         cross = joined_heads(values["cross"], here, present_places(run, 0), data["heads"])
         own, cross = (1 - data["cross"]) * own, data["cross"] * cross
-        rolled = state["decoder"] = composed(own, state.get("decoder"), torch.matmul(cross, state["encoder"]))
+        rolled = state["decoder"] = composed(own, state.get("decoder"), torch.matmul(cross, state["encoder"].to(cross)))
     else:
         rolled = state["decoder"] = composed(own, state.get("decoder"))
     if facts["keep"] is not None:
@@ -87,7 +87,8 @@ def composed(
         below = torch.eye(own.shape[-1], dtype=own.dtype, device=own.device).expand_as(own)
         if source is not None:
             below = torch.cat([torch.zeros_like(source), below], dim=-1)
-    above = torch.matmul(own, below)
+    # Blocks may be on several devices.
+    above = torch.matmul(own, below.to(own))
     if source is not None:
         above[..., : source.shape[-1]] += source
     return above

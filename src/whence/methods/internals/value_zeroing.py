@@ -13,7 +13,7 @@ from whence.methods.internals.identities import mixture, row_sums
 from whence.methods.internals.rolling import composed
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 _METRICS = ("cosine", "euclidean", "relative")
@@ -33,7 +33,7 @@ class ValueZeroing(AbstractMethod):
 
     In encoder-decoder models tokens of the source are removed from cross attention and measured in the states of the
     decoder; the same inside the encoder is ``extras["encoder_self"]``, where the features of the source are its
-    tokens. All tokens of a segment are removed at once: its score is no sum.
+    tokens (NaN elsewhere). All tokens of a segment are removed at once: its score is no sum.
 
     Source: Mohebbi et al. 2023.
 
@@ -101,9 +101,8 @@ class ValueZeroing(AbstractMethod):
         moved = self._shares(found.moved)
         extras = {}
         if found.encoder is not None:
-            extras["encoder_self"] = Extra(
-                self._shares(found.encoder), 0, ("layer",), _labels(anatomy.layers["encoder"])
-            )
+            between = token_columns(self._shares(found.encoder), found.tokens)
+            extras["encoder_self"] = Extra(between, 0, ("layer",), _labels(anatomy.layers["encoder"]))
         return Answer(
             column_means(probe, moved),
             axes=("layer",),
@@ -119,7 +118,7 @@ class ValueZeroing(AbstractMethod):
         for family in _FAMILIES if anatomy.encoder_decoder else ("decoder",):
             stack = "decoder" if family == "cross" else family
             count = anatomy.layers[stack]
-            where = "cross attention" if family == "cross" else f"{stack}'s attention"
+            where = "cross attention" if family == "cross" else stack
             chosen = part_of(self.heads, family)
             found[family] = [heads_of_layer(chosen, k, count, anatomy.heads[stack], where) for k in range(count)]
         if not any(any(found[family]) for family in found if family != "encoder"):
@@ -151,7 +150,7 @@ class ValueZeroing(AbstractMethod):
         first = sum(probe.widths[:-1])
         encoder, states = None, None
         if found.encoder is not None:
-            for shares in self._shares(found.encoder).unbind(-1):
+            for shares in self._shares(found.encoder)[:, :, :first].unbind(-1):
                 encoder = composed(shares, encoder)
         for shares in self._shares(found.moved).unbind(-1):
             source = None if encoder is None else shares[..., :first] @ encoder
@@ -170,6 +169,25 @@ def column_means(probe: Probe, steps: Float[Tensor, "batch step ..."]) -> Float[
     weights = probe.columns.to(steps)
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1.0)
     return torch.einsum("bct,bt...->bc...", weights, steps)
+
+
+def token_columns(
+    shares: Float[Tensor, "batch position feature layer"], tokens: Int[Tensor, "batch feature"]
+) -> Float[Tensor, "batch position key layer"]:
+    """Scores of features as those of their tokens; NaN for the tokens of a feature that has several.
+
+    Args:
+        shares: Scores at all positions of the encoder, which come first on the token axis.
+        tokens: The token that each feature is, or -1.
+
+    Returns:
+        Scores between the encoder's tokens.
+    """
+    width = shares.shape[1]
+    found = shares.new_full((len(shares), width, width, shares.shape[3]), float("nan"))
+    example, feature = ((tokens >= 0) & (tokens < width)).nonzero(as_tuple=True)
+    found[example, :, tokens[example, feature]] = shares[example, :, feature]
+    return found
 
 
 def _labels(count: int) -> dict[str, tuple[str, ...]]:

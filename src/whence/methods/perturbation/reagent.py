@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from whence.core.contract import AbstractMethod, Answer, Gap, Need, Probe, Vocabulary
@@ -33,8 +34,9 @@ _BELONGS = {
     ("sampler", "lm"): ("lm_mode",),
     ("sampler", "mlm"): ("mlm",),
 }  # fmt: skip
-_NOOP = 1e-5
-_TINY = 1e-12
+# What rounding may add to a difference of probabilities.
+_ROUNDING = 1e-5
+_TINY = 1e-9
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class ReAGent(AbstractMethod):
     ``A[t, i] = E[g | i replaced] - E[g | i not replaced]``, the r-biased Banzhaf value of the game g: signed, with
     its standard error. ``estimator="paper"`` instead walks as the paper does, ``s_i += g`` where i is replaced and
     ``s_i -= g`` elsewhere, until the most important features alone bring the token back; scores are then the mean
-    of ``softmax(s)`` over walks, and sum to 1. Either answers for replacements as its sampler draws them: what a
+    of ``softmax(s)`` over walks, and sum to 1; a round of a walk takes one row, and one more for every step that is
+    checked. Either answers for replacements as its sampler draws them: what a
     class of tokens has in common, such as being a noun, it cannot find to matter.
 
     Source: Zhao and Shan 2024, algorithm 1.
@@ -109,7 +112,10 @@ class ReAGent(AbstractMethod):
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for (choice, value), names in _BELONGS.items():
             for name in names:
-                if getattr(self, choice) != value and getattr(self, name) is not defaults[name]:
+                given, default = getattr(self, name), defaults[name]
+                # A table of tags may be an array, which compares by its elements.
+                changed = given is not None if default is None else given != default
+                if getattr(self, choice) != value and changed:
                     raise InputError(f"reagent: {name} belongs to {choice}={value!r}; leave one of them out.")
         for name in ("n_rounds", "n_probes", "max_rounds", "check_every", "stop_top_k", "keep_top_n"):
             value = getattr(self, name)
@@ -122,10 +128,12 @@ class ReAGent(AbstractMethod):
         if self.keep_ratio is not None and self.keep_top_n != defaults["keep_top_n"]:
             raise InputError("reagent: keep_ratio stands in place of keep_top_n; leave one of them out.")
         rarer = min(self.replacing_ratio, 1 - self.replacing_ratio)
-        if self.estimator == "mean" and int(self.n_rounds * rarer) < 2:
+        # 1 - 0.9 is a little less than 0.1.
+        least = ceil(2 / rarer - _TINY)
+        if self.estimator == "mean" and self.n_rounds < least:
             raise InputError(
                 f"reagent: with replacing_ratio={self.replacing_ratio:g} and n_rounds={self.n_rounds} some means would "
-                f"be over less than two rows; take at least n_rounds={-int(-2 // rarer)}."
+                f"be over less than two rows; take at least n_rounds={least}."
             )
         for name, sampler in (("tagger", "pos"), ("mlm", "mlm")):
             if self.sampler == sampler and getattr(self, name) is None:
@@ -182,15 +190,12 @@ class ReAGent(AbstractMethod):
         clean, low = found[:, 0], found[:, 1:]
         scores, error = difference_of_means(change((probe.here[:, None] - low).double()), masks)
         free = probe.free[:, None]
-        noop = Gap(
-            "no-op",
-            (clean.to(probe.here) - probe.here).abs(),
-            probe.here.abs().clamp_min(_TINY),
-            "exact",
-            "the text with its own tokens put in",
-        )
+        scores = torch.where(free, scores, 0.0)
+        scale = probe.here.abs().maximum(scores.abs().sum(-1).to(probe.here)).clamp_min(_TINY)
+        gap = (clean.to(probe.here) - probe.here).abs()
+        noop = Gap("no-op", gap, scale, "exact", "the text with its own tokens put in")
         return Answer(
-            torch.where(free, scores, 0.0),
+            scores,
             error=torch.where(free, error, 0.0),
             gaps=(noop,),
             record={**record, "rounds": self.n_rounds, "rows": len(examples)},
@@ -263,7 +268,7 @@ def _unchanged(difference: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 def _log_odds(difference: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """``logit((1 + D) / 2)``, which is ``2 artanh(D)``; finite also where D is 1."""
     most = float(difference.abs().max())
-    if most > 1 + _NOOP:
+    if most > 1 + _ROUNDING:
         raise InputError(
             f"reagent: the target changes by {most:.3g}, and link='logit' is for changes of at most 1, as those of "
             "a probability. Take link='identity'."

@@ -173,7 +173,7 @@ def proposed(
             chosen = {known.get((words.starts[own], word.strip())): weight for word, weight in weights.items()}
             kept = {k: weight for k, weight in chosen.items() if k is not None and (k != own or allow_same)}
             if kept:
-                found[row, place] = (torch.tensor(list(kept)), torch.tensor(list(kept.values())).double())
+                found[row, place] = (torch.tensor(list(kept)), torch.tensor(list(kept.values()), dtype=torch.float64))
 
     def draw(uniform: Float[Tensor, "draw token"]) -> Int[Tensor, "batch draw place"]:
         drawn, at = otherwise(uniform), numbered(words, uniform)

@@ -105,7 +105,7 @@ class ShapleySampling(AbstractMethod):
         where = np.flatnonzero(able)
         # So many features have more orders than anybody asks for.
         if len(where) < 20 and factorial(len(where)) <= self.n_permutations:
-            return np.array(list(permutations(where)), dtype=int).reshape(-1, len(where)), True
+            return np.array(list(permutations(where)), dtype=int).reshape(factorial(len(where)), -1), True
         made = []
         for number in range(self.n_permutations):
             if self.antithetic and number % 2:
