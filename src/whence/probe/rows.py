@@ -66,7 +66,7 @@ def forward_rows(
             for leaf in places:
                 instrument(model, leaf.get("spec", leaf))
         for leaf in places:
-            if "rule" in leaf:
+            if pairs is not None and "rule" in leaf:
                 apply_rule(model, leaf, pairs, memory)
                 continue
             value = read_site(model, leaf["spec"])
