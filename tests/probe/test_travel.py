@@ -23,6 +23,9 @@ CALLS = (
     {"method": "attention", "step_scores": ["probability"]},
     {"method": "attention_rollout", "step_scores": ["probability"]},
     {"method": "value_zeroing", "step_scores": ["probability"]},
+    {"method": "occlusion", "layer": 0, "baseline": 11},
+    {"method": "loo_segments", "segments": [[0, 1], [2]]},
+    {"method": "occlusion", "removal": "knockout", "keep": [0]},
 )
 
 
