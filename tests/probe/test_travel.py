@@ -25,6 +25,9 @@ CALLS = (
     {"method": "value_zeroing", "step_scores": ["probability"]},
     {"method": "reagent", "n_rounds": 8, "sampler": "lm"},
     {"method": "reagent", "estimator": "paper", "n_probes": 1, "max_rounds": 1, "keep_top_n": 1},
+    {"method": "occlusion", "layer": 0, "baseline": 11},
+    {"method": "loo_segments", "segments": [[0, 1], [2]]},
+    {"method": "occlusion", "removal": "knockout", "keep": [0]},
 )
 
 
