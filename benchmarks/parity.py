@@ -49,6 +49,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "attention": {},
     "attention_rollout": {},
     "contextcite": {"segments": "word"},
+    "deeplift": {"baseline": "mean", "keep": "none"},
     "direct_logit": {},
     "discretized_integrated_gradients": {"n_anchors": 8, "n_neighbors": 20, "baseline": "mean", "keep": "none"},
     "flashtrace": {},
@@ -235,6 +236,7 @@ def opened(folder: Path, place: str) -> Iterator[Any]:
 
 def untraced(model: whence.Model, method: str) -> np.ndarray:
     """The scores by plain PyTorch on the same model, with hooks and without a tracer."""
+    from tests.deeplift_reference import deeplift
     from tests.slow_reference import embedding_modules, whole_text_attribution
 
     hf = model.nn._module
@@ -242,6 +244,9 @@ def untraced(model: whence.Model, method: str) -> np.ndarray:
     means = [module.weight.detach().float().mean(0) for module in embedding_modules(hf)]
     if hasattr(whence.METHODS[method], "removal"):
         return perturbed(hf, prompt, method, means)
+    if method == "deeplift":
+        scores = deeplift(hf, list(prompt.ids), CONTINUATION, target="logprob", baselines=means, keep_start=False)
+        return scores.numpy()
     return whole_text_attribution(
         hf,
         list(prompt.ids),

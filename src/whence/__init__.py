@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from whence.core.errors import UnsupportedError as UnsupportedError
     from whence.core.errors import WhenceError as WhenceError
     from whence.methods import METHODS as METHODS
+    from whence.methods.gradient.deeplift import DeepLift as DeepLift
     from whence.methods.gradient.discretized_integrated_gradients import (
         DiscretizedIntegratedGradients as DiscretizedIntegratedGradients,
     )
@@ -67,6 +68,7 @@ _HOME = {
     "Attributions": "scores",
     "CheckFailed": "core.errors",
     "ContextCite": "methods.perturbation.contextcite",
+    "DeepLift": "methods.gradient.deeplift",
     "DirectLogit": "methods.internals.direct_logit",
     "DiscretizedIntegratedGradients": "methods.gradient.discretized_integrated_gradients",
     "FileFormatError": "core.errors",
@@ -118,6 +120,7 @@ __all__ = [
     "Attributions",
     "CheckFailed",
     "ContextCite",
+    "DeepLift",
     "DirectLogit",
     "DiscretizedIntegratedGradients",
     "FileFormatError",

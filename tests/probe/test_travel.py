@@ -20,6 +20,8 @@ CALLS = (
     {"method": "integrated_gradients", "n_steps": 3, "layer": 0, "mode": "reverse"},
     {"method": "input_x_gradient", "mode": "forward", "segments": [[0, 1], [2]]},
     {"method": "integrated_gradients", "n_steps": 2, "baseline": 11, "target": "entropy"},
+    {"method": "deeplift", "baseline": 11, "target": "entropy", "layer": 0, "mode": "reverse"},
+    {"method": "deeplift", "baseline": 12, "target": "probability", "segments": [[0, 1], [2]]},
     {"method": "attention", "step_scores": ["probability"]},
     {"method": "attention_rollout", "step_scores": ["probability"]},
     {"method": "value_zeroing", "step_scores": ["probability"]},

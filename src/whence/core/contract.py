@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf", "squares", "variance"]
 Subject = Literal["target", "logit", "norm", "fisher"]
+Rules = Literal["deeplift"]
 Removal = Literal["replace", "delete", "knockout"]
 Metric = Literal["cosine", "euclidean", "relative"]
 # From shares [..., token], f(clean) and f(reference) to whether a path was fine enough.
@@ -448,12 +449,14 @@ class Probe(Protocol):
         reference: bool = False,
         of: Subject = "target",
         rank: int = 1,
+        rules: Rules | None = None,
     ) -> Derivatives:
-        """Derivatives of every column with respect to the asked site.
+        """Derivatives of every column with respect to the asked site, or multipliers by rules in their place.
 
         With several paths the first that ``accept`` accepts is taken, else the last. ``of`` says what is
         differentiated: the target, the token's logit, the length of the last state, or the ``rank`` main
-        directions of the distribution in the Fisher metric.
+        directions of the distribution in the Fisher metric. With ``rules`` every point is the input, and is compared
+        with the reference that its way starts at.
         """
         ...
 

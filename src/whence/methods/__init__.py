@@ -18,6 +18,7 @@ METHODS = Registry(
         "attention": "whence.methods.internals.attention:Attention",
         "attention_rollout": "whence.methods.internals.attention_rollout:AttentionRollout",
         "contextcite": "whence.methods.perturbation.contextcite:ContextCite",
+        "deeplift": "whence.methods.gradient.deeplift:DeepLift",
         "direct_logit": "whence.methods.internals.direct_logit:DirectLogit",
         "discretized_integrated_gradients": (
             "whence.methods.gradient.discretized_integrated_gradients:DiscretizedIntegratedGradients"

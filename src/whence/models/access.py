@@ -37,7 +37,7 @@ def read_site(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
     Returns:
         The value, with the axes that the site declares.
     """
-    _instrument(model, spec)
+    instrument(model, spec)
     kind = spec["kind"]
     if kind == "output":
         return _read_output(model, spec)
@@ -64,7 +64,7 @@ def write_site(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) ->
         spec: The site's ``spec``.
         value: The new value, of the shape that `read_site` gives; it may require gradients or be a dual.
     """
-    _instrument(model, spec)
+    instrument(model, spec)
     kind = spec["kind"]
     if kind == "output":
         _write_output(model, spec, value)
@@ -86,10 +86,15 @@ def write_site(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) ->
         raise ModelError(f"{spec.get('site')}: there is no kind of site {kind!r}.")
 
 
-def _instrument(model: Any, spec: dict[str, Any]) -> None:
-    """Have nnsight prepare the source of the block before it runs, for sites that are lines of it."""
+def instrument(model: Any, spec: dict[str, Any]) -> None:
+    """Have nnsight prepare the source of a module before it runs, for sites that are lines of it."""
     if spec.get("instrument"):
-        source_of(model, {**spec, "path": spec["instrument"]})
+        source_of(model, {"site": spec["instrument"], **spec, "path": spec["instrument"]})
+
+
+def remember_rows(rows: int) -> None:
+    """Tell the sites of a running trace its number of rows, which they else look for (see `_rows`)."""
+    getcurrent().__dict__["whence_rows"] = rows
 
 
 def _read_output(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
@@ -100,8 +105,8 @@ def _read_output(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
     if spec.get("copy"):
         # The block adds to this tensor in place; it gets a copy, so that what was read stays what it was.
         envoy.output = with_first_element(output, value.clone())
-    if spec.get("half"):
-        value = value.chunk(2, dim=-1)[0]
+    if spec.get("half") or spec.get("rest"):
+        value = value.chunk(2, dim=-1)[1 if spec.get("rest") else 0]
     return _shaped(spec, value, rows)
 
 

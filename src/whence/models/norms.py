@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LARGE = 128.0
 
 
-def norm_form(model: Any, path: str, like: Float[Tensor, "... unit"]) -> dict[str, Any]:
+def norm_form(model: Any, path: str, like: Float[Tensor, "... unit"], eps: float = 0.0) -> dict[str, Any]:
     """What a norm ``gain * (x - mean) / size + offset`` multiplies and adds, seen from outside.
 
     The module is called on three vectors, rather than asked for its attributes: families name their weights and
@@ -29,6 +29,7 @@ def norm_form(model: Any, path: str, like: Float[Tensor, "... unit"]) -> dict[st
         model: The nnsight model, in a trace.
         path: Path of the norm.
         like: A tensor of the dtype, device and width of its input.
+        eps: What it adds to the mean square, for a gain that is exact in float64 too.
 
     Returns:
         ``gain`` and ``offset`` [unit], in float32 or better, and ``centred``, whether the mean is removed.
@@ -42,7 +43,8 @@ def norm_form(model: Any, path: str, like: Float[Tensor, "... unit"]) -> dict[st
     # A vector of equal numbers has nothing but its mean.
     centred = bool(flat.abs().max() < 1e-2 * shape.abs().max())
     inner = without_mean(wide(wave[0, 0]), centred)
-    return {"gain": shape * inner.square().mean().sqrt() / inner, "offset": offset, "centred": centred}
+    size = (inner.square().mean() + eps / _LARGE**2).sqrt()
+    return {"gain": shape * size / inner, "offset": offset, "centred": centred}
 
 
 def passed_on(form: dict[str, Any], x: Float[Tensor, "... unit"]) -> Float[Tensor, "... unit"]:

@@ -15,6 +15,7 @@ from whence.core.contract import (
     Path,
     Reduction,
     Removal,
+    Rules,
     Stage,
     Subject,
     Vocabulary,
@@ -215,14 +216,18 @@ class DryProbe:
         reference: bool = False,
         of: Subject = "target",
         rank: int = 1,
+        rules: Rules | None = None,
     ) -> Derivatives:
         """Zeros of the right shape, and a note of the plan: of the first path, as zeros are accepted."""
         import torch
 
         probe = self.probe
         layers = len(probe.layers.groups)
-        plan, _ = plan_derivatives(probe, reduce=reduce, paths=paths[:1], reference=reference, of=of, rank=rank)
-        self.plans += [plan] * (layers if reference or paths[0].noise else 1)
+        plan, _ = plan_derivatives(
+            probe, reduce=reduce, paths=paths[:1], reference=reference, of=of, rank=rank, rules=rules
+        )
+        moved = (reference and rules is None) or paths[0].noise
+        self.plans += [plan] * (layers if moved else 1)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()
         third = probe.feature_count if reduce == "dot" else probe.batch.width

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.respond import leaf_order
-from whence.probe.rows import forward_rows, keep_value, select_rows
+from whence.probe.rows import forward_rows, keep_value, leaf_order, select_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from whence.core.errors import UnsupportedError
 from whence.models.model import Model
 from whence.probe.batch import Batch
 from whence.step_functions import StepFunction
@@ -30,6 +33,22 @@ def run_data(model: Model, batch: Batch, *, reads: Sequence[Mapping[str, Any]] =
         "query": batch.query,
         "target_ids": batch.target_ids,
         "columns": batch.columns,
+    }
+
+
+def rules_data(model: Model, function: StepFunction) -> dict[str, Any]:
+    """What DeepLIFT's rules need of a model and a step function (see `whence.probe.paired`)."""
+    architecture = model.architecture
+    for bend in architecture.bends:
+        if bend["rule"] == "norm" and bend["eps"] is None:
+            raise UnsupportedError(f"deeplift: the norm {bend['path']} does not say what it adds to the mean square.")
+    # The target's gradient is averaged along a straight line, where 64 points leave about 1e-6.
+    points, weights = np.polynomial.legendre.leggauss(64)
+    return {
+        "bends": [dict(bend) for bend in architecture.bends],
+        "multipliers": function.multipliers,
+        "points": ((points + 1) / 2).tolist(),
+        "weights": (weights / 2).tolist(),
     }
 
 

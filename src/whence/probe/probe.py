@@ -15,6 +15,7 @@ from whence.core.contract import (
     Path,
     Reduction,
     Removal,
+    Rules,
     Stage,
     Subject,
     Vocabulary,
@@ -211,6 +212,7 @@ class ModelProbe:
         reference: bool = False,
         of: Subject = "target",
         rank: int = 1,
+        rules: Rules | None = None,
     ) -> Derivatives:
         """Derivatives of every column with respect to the sites of `layers`.
 
@@ -227,6 +229,8 @@ class ModelProbe:
             of: What is differentiated: ``"target"``, or of the last hidden state what `whence.probe.heads` says:
                 ``"logit"``, ``"norm"`` or ``"fisher"``.
             rank: How many main directions ``"fisher"`` takes.
+            rules: ``"deeplift"`` puts the multipliers between the input and a reference in place of derivatives; then
+                every point is the input, and ``there`` is None where a layer is not all that the target depends on.
 
         Returns:
             Values [example, column, feature (, layer)] for ``"dot"``, [example, column, token (, layer)
@@ -237,7 +241,9 @@ class ModelProbe:
             UnsupportedError: Forward mode was asked for, and some operation has no tangent; or only
                 derivatives along directions are to be had, and the whole gradient was asked for.
         """
-        return take_derivatives(self, reduce=reduce, paths=paths, accept=accept, reference=reference, of=of, rank=rank)
+        return take_derivatives(
+            self, reduce=reduce, paths=paths, accept=accept, reference=reference, of=of, rank=rank, rules=rules
+        )
 
     @property
     def baseline(self) -> Baseline | None:
