@@ -20,6 +20,11 @@ CALLS = (
     {"method": "integrated_gradients", "n_steps": 3, "layer": 0, "mode": "reverse"},
     {"method": "input_x_gradient", "mode": "forward", "segments": [[0, 1], [2]]},
     {"method": "integrated_gradients", "n_steps": 2, "baseline": 11, "target": "entropy"},
+    {"method": "gradient_shap", "n_samples": 3, "stdev": 0.2, "baseline": [11, "mean"]},
+    {"method": "discretized_integrated_gradients", "n_anchors": 3},
+    {"method": "sequential_integrated_gradients", "exact": False, "n_steps": 2},
+    {"method": "vargrad", "n_samples": 3, "layer": "all"},
+    {"method": "jacobian_scope", "scope": "fisher", "rank": 2},
 )
 
 
