@@ -31,6 +31,13 @@ EPILOG = """examples:
 START, STOP = "<!-- evidence:start -->", "<!-- evidence:end -->"
 BASELINES = ("nearest", "random")
 MODELS = tuple(f"whence/{name}" for name in bundled.NAMES)
+# What all methods are asked alike, whatever is usual for one of them: a score for every token and every step.
+ALIKE = {"segments": "token", "sides": ("source", "prefix"), "progress": False}
+
+
+def scoring_methods() -> list[str]:
+    """The methods that have scores to rank."""
+    return [name for name in whence.METHODS if name != "none"]
 
 
 @dataclass(frozen=True)
@@ -140,9 +147,9 @@ def measure(
 def _attribution(
     model: whence.Model, method: str, example: bundled.Example, steps: list[int], target: str
 ) -> whence.Attribution:
-    out = model.attribute(
-        example.prompt, example.continuation, method=method, target=target, steps=steps, progress=False
-    )
+    # Some methods explain a number of their own, or none.
+    asked = {"target": target} if whence.METHODS[method].targets is None else {}
+    out = model.attribute(example.prompt, example.continuation, method=method, steps=steps, **asked, **ALIKE)
     assert isinstance(out, whence.Attribution)
     return out
 
@@ -178,7 +185,17 @@ def run(models: Sequence[str], methods: Sequence[str], *, examples: int, target:
     for name in models:
         model = whence.load(name)
         sample = list(bundled.examples(name, examples, seed))
-        yield from measure(model, methods, sample, target=target, seed=seed)
+        possible = [method for method in methods if method in BASELINES or supports(model, method)]
+        yield from measure(model, possible, sample, target=target, seed=seed)
+
+
+def supports(model: whence.Model, method: str) -> bool:
+    """Whether a method can be asked of a model."""
+    try:
+        model.estimate("a", [0], method=method, steps=0, **ALIKE)
+    except whence.UnsupportedError:
+        return False
+    return True
 
 
 def markdown(figures: Sequence[Figures], *, examples: int, target: str, seed: int) -> str:
@@ -188,16 +205,21 @@ def markdown(figures: Sequence[Figures], *, examples: int, target: str, seed: in
     by = {(one.model, one.method): one for one in figures}
     head = "| method |" + "".join(f" `{model}`: top 3 | top 1 | MRR |" for model in models)
     lines = [head, "|---|" + "---|---|---|" * len(models)]
-    for method in sorted(methods, key=lambda name: (name in BASELINES, -by[models[0], name].top3.mean)):
+    best = {name: max(one.top3.mean for one in figures if one.method == name) for name in methods}
+    for method in sorted(methods, key=lambda name: (name in BASELINES, -best[name])):
         cells = ""
         for model in models:
-            one = by[model, method]
+            one = by.get((model, method))
+            if one is None:
+                cells += " - | - | - |"
+                continue
             cells += f" {_percent(one.top3)} | {one.top1.mean:.0%} | {one.mrr.mean:.2f} |"
         lines.append(f"| {f'*{method}*' if method in BASELINES else f'`{method}`'} |{cells}")
     tokens = " and ".join(f"{next(one.tokens for one in figures if one.model == model):,}" for model in models)
     note = (
-        f"Target: `{target}`. {examples} held-out examples per model (seed {seed}) with {tokens} determined tokens; "
-        "in brackets the 95% interval from resampling examples. *nearest* ranks the tokens nearest to the step first."
+        f"Target: `{target}`, where a method explains a target. {examples} held-out examples per model (seed {seed}) "
+        f"with {tokens} determined tokens; in brackets the 95% interval from resampling examples. *nearest* ranks the "
+        "tokens nearest to the step first."
     )
     return "\n".join([*lines, "", note])
 
@@ -232,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--model", nargs="+", default=list(MODELS), choices=MODELS, help="bundled models (default: all)")
-    known = [*whence.METHODS, *BASELINES]
+    known = [*scoring_methods(), *BASELINES]
     made.add_argument("--methods", nargs="+", default=known, choices=known, help="default: all, and the baselines")
     made.add_argument("--examples", type=int, default=200, help="examples per model (default: 200)")
     made.add_argument("--target", default="probability", choices=list(whence.STEP_FUNCTIONS), help="what is explained")

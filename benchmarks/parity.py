@@ -1,8 +1,9 @@
 """Are the scores the same wherever the weights are? Every method, on every place, beside a model here.
 
-Each line says how far a place's scores are from those of the same model here (for quantised weights: from plain
-PyTorch on the same quantised model), and what was asked of the place. The last run's lines are kept in
-``docs/parity.json``, from which the documentation makes its page; running some places replaces theirs only.
+Each line says how far a place's scores are from those of the same model here, and what was asked of the place.
+Quantised weights are compared with plain PyTorch on the same quantised model, or with a model of plain weights that are
+the quantised ones. The last run's lines are kept in ``docs/parity.json``, from which the documentation makes its page;
+running some places replaces theirs only.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 import whence
 from benchmarks.parity_models import NAMES, make_models
+from whence.core.contract import PLACES as GIVEN
 from whence.models.traffic import Traffic
 
 EPILOG = """examples:
@@ -39,18 +41,37 @@ PROMPT = "the cat sat on the mat because"
 CONTINUATION = [15, 9, 21, 30]
 GENERATE = {"max_new_tokens": 4}
 
-# Every method of the library, with the options that it is compared with. A test holds this table to the registry.
+# Every method of the library, with a call that is cheap and gives scores on every model: what places, and the tests of
+# all methods, are compared with. A test holds this table to the registry.
 CALLS: dict[str, dict[str, Any]] = {
-    "saliency": {},
+    "alti": {},
+    "alti_logit": {},
+    "attention": {},
+    "attention_rollout": {},
+    "contextcite": {"segments": "word"},
+    "deeplift": {"baseline": "mean", "keep": "none"},
+    "direct_logit": {},
+    "discretized_integrated_gradients": {"n_anchors": 8, "n_neighbors": 20, "baseline": "mean", "keep": "none"},
+    "flashtrace": {},
+    "gradient_shap": {"n_samples": 8, "stdev": 0.1, "baseline": ["mean", 11], "keep": "none"},
+    "information_flow": {},
     "input_x_gradient": {},
     "integrated_gradients": {"n_steps": 16, "baseline": "mean", "keep": "none"},
-    "gradient_shap": {"n_samples": 8, "stdev": 0.1, "baseline": ["mean", 11], "keep": "none"},
-    "discretized_integrated_gradients": {"n_anchors": 8, "n_neighbors": 20, "baseline": "mean", "keep": "none"},
+    "jacobian_scope": {"scope": "temperature"},
+    "kernel_shap": {"n_samples": 64, "baseline": "mean", "keep": "none"},
+    "lime": {"n_samples": 32, "baseline": "mean", "keep": "none"},
+    "loo_segments": {"segments": "word"},
+    "none": {},
+    "occlusion": {"baseline": "mean", "keep": "none"},
+    "reagent": {"n_rounds": 8},
+    "saliency": {},
     "sequential_integrated_gradients": {"baseline": "mean", "keep": "none"},
+    "shapley_sampling": {"n_permutations": 4, "baseline": "mean", "keep": "none"},
     "smoothgrad": {"n_samples": 4},
     "squaregrad": {"n_samples": 4},
+    "value_norms": {},
+    "value_zeroing": {},
     "vargrad": {"n_samples": 4},
-    "jacobian_scope": {"scope": "fisher", "rank": 2},
 }
 PLACES = ("here", "nf4", "int8", "loopback", "server", "ndif", "petals")
 # (model, place): why there is no line. None of these is for want of trying.
@@ -60,8 +81,29 @@ ABSENT = {
     ("gpt2", "petals"): "Petals serves Llama, Mixtral, Falcon and BLOOM",
 }
 QUANTISED = ("nf4", "int8")
+# Methods of which tests/slow_reference.py has an implementation in plain PyTorch that runs on any weights.
+UNTRACED = ("input_x_gradient", "integrated_gradients", "saliency")
 # Largest difference that a place may make: rounding.
 TOLERANCE = 1e-5
+
+
+def absent(model: str, place: str, method: str) -> str:
+    """Why there is no line of a method on a model in a place, or nothing.
+
+    Args:
+        model: One of the models.
+        place: One of `PLACES`.
+        method: A method.
+    """
+    if (model, place) in ABSENT:
+        return ABSENT[model, place]
+    if place == "petals" and not whence.METHODS[method].needs <= GIVEN["petals"]:
+        return "it needs values inside of blocks, which the servers of a swarm keep"
+    if place == "here" and method not in UNTRACED:
+        return "held against an implementation of its own in plain PyTorch, in tests/methods"
+    if place == "int8" and method not in UNTRACED:
+        return "LLM.int8() rounds activations as well, so that no model of plain weights computes the same"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -110,8 +152,12 @@ def measure(name: str, folder: Path, place: str, methods: list[str]) -> list[Lin
         here = whence.load(folder, device="cpu", **attention)
         transport = getattr(model.remote, "transport", None) or getattr(model.nn._module, "swarm", None)
         traffic = getattr(transport, "traffic", Traffic())
+        plain = plain_weights(model, folder) if place == "nf4" else here
         for method in methods:
-            options = {"method": method, "target": "logprob", "progress": False, **CALLS[method]}
+            if absent(name, place, method):
+                continue
+            options = {"method": method, "progress": False, **CALLS[method]}
+            options |= {"target": "logprob"} if whence.METHODS[method].targets is None else {}
             before = astuple(traffic)
             start = time.perf_counter()
             if place in ("here", *QUANTISED):
@@ -120,14 +166,42 @@ def measure(name: str, folder: Path, place: str, methods: list[str]) -> list[Lin
                 found = model.attribute(PROMPT, generate=GENERATE, **options)
             seconds = time.perf_counter() - start
             costs = [b - a for a, b in zip(before, astuple(traffic), strict=True)]
-            if place in ("here", *QUANTISED):
-                expected = untraced(model, method)
+            if place in ("here", *QUANTISED) and method in UNTRACED:
+                expected = untraced(model, method).ravel()
+            elif place in QUANTISED:
+                expected = numbers(plain.attribute(PROMPT, CONTINUATION, **options))
             else:
-                expected = here.attribute(PROMPT, generate=GENERATE, **options).scores.values
-            difference = float(np.nanmax(np.abs(found.scores.values - expected)))
+                expected = numbers(here.attribute(PROMPT, generate=GENERATE, **options))
+            difference = float(np.nanmax(np.abs(numbers(found) - expected)))
             size = float(np.nanmax(np.abs(expected)))
             lines.append(Line(name, method, place, difference, size, *costs, seconds))
     return lines
+
+
+def numbers(out: whence.Attribution) -> np.ndarray:
+    """The scores, and after them the step scores."""
+    return np.concatenate([out.scores.values.ravel(), *out.step_scores.values()])
+
+
+def plain_weights(model: whence.Model, folder: Path) -> whence.Model:
+    """A model of plain weights that are the 4-bit ones of another.
+
+    Args:
+        model: The quantised model.
+        folder: The checkpoint that it was made from.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    plain = whence.load(folder, device="cpu")
+    with torch.no_grad():
+        for path, module in model.nn._module.named_modules():
+            if type(module).__name__ == "Linear4bit":
+                weight = dequantize_4bit(module.weight.data, module.weight.quant_state)
+                other = plain.nn._module.get_submodule(path)
+                # GPT-2's layers hold their weights the other way round.
+                other.weight.copy_(weight.T if type(other).__name__ == "Conv1D" else weight)
+    return plain
 
 
 @contextlib.contextmanager
@@ -162,18 +236,50 @@ def opened(folder: Path, place: str) -> Iterator[Any]:
 
 def untraced(model: whence.Model, method: str) -> np.ndarray:
     """The scores by plain PyTorch on the same model, with hooks and without a tracer."""
+    from tests.deeplift_reference import deeplift
     from tests.slow_reference import embedding_modules, whole_text_attribution
 
     hf = model.nn._module
+    prompt = model.encode(PROMPT)
+    means = [module.weight.detach().float().mean(0) for module in embedding_modules(hf)]
+    if hasattr(whence.METHODS[method], "removal"):
+        return perturbed(hf, prompt, method, means)
+    if method == "deeplift":
+        scores = deeplift(hf, list(prompt.ids), CONTINUATION, target="logprob", baselines=means, keep_start=False)
+        return scores.numpy()
     return whole_text_attribution(
         hf,
-        list(model.encode(PROMPT).ids),
+        list(prompt.ids),
         CONTINUATION,
         method=method,
         target="logprob",
-        baselines=[module.weight.detach().float().mean(0) for module in embedding_modules(hf)],
+        baselines=means,
         n_steps=CALLS[method].get("n_steps", 1),
     ).numpy()
+
+
+def perturbed(hf: Any, prompt: Any, method: str, means: list[Any]) -> np.ndarray:
+    """The same, of a method that removes tokens: its own arithmetic on values of plain PyTorch."""
+    from tests.perturbed import plain_game
+
+    kind = whence.METHODS[method]
+    # Every word of the prompt is one token.
+    made = kind(
+        **{name: value for name, value in CALLS[method].items() if name not in ("baseline", "keep", "segments")}
+    )
+    sides = kind.defaults.get("sides", ("source", "prefix"))
+    special = [k for k, token in enumerate(prompt.tokens("source")) if token.special]
+    game = plain_game(
+        hf,
+        list(prompt.ids),
+        CONTINUATION,
+        means,
+        removal=made.removal,
+        span=kind.defaults.get("steps") == "whole",
+        sides=sides,
+        fixed=[] if CALLS[method].get("keep") == "none" else special,
+    )
+    return np.where(game.defined, made(game).scores, np.nan)[0]
 
 
 def possible(place: str) -> str:

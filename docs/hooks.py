@@ -20,8 +20,9 @@ import whence
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.parity import ABSENT  # noqa: E402
+from benchmarks.parity import CALLS, PLACES, absent  # noqa: E402
 from benchmarks.parity_models import NAMES  # noqa: E402
+from whence.views.explain import facts, places  # noqa: E402
 
 MARK = re.compile(r"^<!-- generated: (\S+) -->$", re.MULTILINE)
 
@@ -64,8 +65,14 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def method_list() -> str:
     """One line per method."""
-    rows = [(f"[`{name}`](#{name})", whence.METHODS[name].title, whence.METHODS[name].cost) for name in whence.METHODS]
-    return table(("method", "what a score is", "cost"), rows)
+    rows = []
+    for name in whence.METHODS:
+        method = whence.METHODS[name]
+        papers = ", ".join(f"[{key}](bibliography.md#{key})" for key in method.cites) or "-"
+        supports = ("yes" if method.layer else "no", "all" if method.encoder_decoder else "decoder-only")
+        where = ", ".join(places(method))
+        rows.append((f"[`{name}`](#{name})", method.title, method.cost, *supports, where, papers))
+    return table(("method", "what a score is", "cost", "`layer=`", "models", "places", "papers"), rows)
 
 
 def methods() -> str:
@@ -75,27 +82,13 @@ def methods() -> str:
 
 def _method(name: str, method: Any) -> str:
     prose, entries = split_docstring(method.__doc__)
-    baseline = {
-        None: "none: the method compares with nothing",
-        "zero": "zero, unless `baseline=` names another",
-        "dedicated": "mask, unk or pad token if the model has a trained one, else the mean embedding",
-    }[method.auto_baseline]
-    facts = [
-        ("class", f"`whence.{method.__name__}`"),
-        ("sign", "signed" if method.signed else "never negative"),
-        (
-            "over steps",
-            "additive: the score of a span is the sum over its steps" if method.additive else "not additive",
-        ),
-        ("baseline", baseline),
-        ("needs", ", ".join(sorted(need.value for need in method.needs))),
-        ("cost", method.cost),
-        ("papers", ", ".join(f"[{key}](bibliography.md#{key})" for key in method.cites)),
-    ]
+    known = [(name, value) for name, value in facts(method) if name != "papers"]
+    papers = ", ".join(f"[{key}](bibliography.md#{key})" for key in method.cites) or "-"
+    known = [("class", f"`{method.__module__}.{method.__name__}`"), *known, ("papers", papers)]
     options = [
         (f"`{field.name}`", f"`{field.default!r}`", entries.get(field.name, "")) for field in dataclasses.fields(method)
     ]
-    parts = [f"## `{name}` {{ #{name} }}", prose, table(("", ""), facts)]
+    parts = [f"## `{name}` {{ #{name} }}", prose, table(("", ""), known)]
     parts += ["Options:", table(("option", "default", "meaning"), options)] if options else ["It has no options."]
     return "\n\n".join(parts)
 
@@ -156,8 +149,17 @@ def parity() -> str:
 
 def parity_absent() -> str:
     """Why some lines are not there."""
-    rows = [(model, place, reason) for (model, place), reason in ABSENT.items()]
-    return table(("model", "place", "why not"), rows)
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for place in PLACES:
+        for model in NAMES:
+            for method in CALLS:
+                if reason := absent(model, place, method):
+                    reasons.setdefault((model, place, reason), []).append(f"`{method}`")
+    rows = [
+        (model, place, "all" if len(methods) == len(CALLS) else ", ".join(methods), reason)
+        for (model, place, reason), methods in reasons.items()
+    ]
+    return table(("model", "place", "methods", "why not"), rows)
 
 
 def commands() -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from whence.core.errors import UnsupportedError as UnsupportedError
     from whence.core.errors import WhenceError as WhenceError
     from whence.methods import METHODS as METHODS
+    from whence.methods.gradient.deeplift import DeepLift as DeepLift
     from whence.methods.gradient.discretized_integrated_gradients import (
         DiscretizedIntegratedGradients as DiscretizedIntegratedGradients,
     )
@@ -31,6 +32,22 @@ if TYPE_CHECKING:
     from whence.methods.gradient.smoothgrad import SmoothGrad as SmoothGrad
     from whence.methods.gradient.squaregrad import SquareGrad as SquareGrad
     from whence.methods.gradient.vargrad import VarGrad as VarGrad
+    from whence.methods.internals.alti import ALTI as ALTI
+    from whence.methods.internals.alti_logit import ALTILogit as ALTILogit
+    from whence.methods.internals.attention import Attention as Attention
+    from whence.methods.internals.attention_rollout import AttentionRollout as AttentionRollout
+    from whence.methods.internals.direct_logit import DirectLogit as DirectLogit
+    from whence.methods.internals.flashtrace import FlashTrace as FlashTrace
+    from whence.methods.internals.information_flow import InformationFlow as InformationFlow
+    from whence.methods.internals.value_norms import ValueNorms as ValueNorms
+    from whence.methods.internals.value_zeroing import ValueZeroing as ValueZeroing
+    from whence.methods.perturbation.contextcite import ContextCite as ContextCite
+    from whence.methods.perturbation.kernel_shap import KernelShap as KernelShap
+    from whence.methods.perturbation.lime import Lime as Lime
+    from whence.methods.perturbation.loo_segments import LooSegments as LooSegments
+    from whence.methods.perturbation.occlusion import Occlusion as Occlusion
+    from whence.methods.perturbation.reagent import ReAGent as ReAGent
+    from whence.methods.perturbation.shapley_sampling import ShapleySampling as ShapleySampling
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
     from whence.scores import Attribution as Attribution
@@ -39,69 +56,106 @@ if TYPE_CHECKING:
     from whence.scores import load_attribution as load_attribution
     from whence.step_functions import STEP_FUNCTIONS as STEP_FUNCTIONS
     from whence.step_functions import StepFunction as StepFunction
+    from whence.views.explain import explain as explain
 
 # Where each public name lives; nothing of it is imported before it is used.
 _HOME = {
-    "METHODS": "methods",
-    "STEP_FUNCTIONS": "step_functions",
+    "ALTI": "methods.internals.alti",
+    "ALTILogit": "methods.internals.alti_logit",
+    "Attention": "methods.internals.attention",
+    "AttentionRollout": "methods.internals.attention_rollout",
     "Attribution": "scores",
     "Attributions": "scores",
     "CheckFailed": "core.errors",
+    "ContextCite": "methods.perturbation.contextcite",
+    "DeepLift": "methods.gradient.deeplift",
+    "DirectLogit": "methods.internals.direct_logit",
     "DiscretizedIntegratedGradients": "methods.gradient.discretized_integrated_gradients",
     "FileFormatError": "core.errors",
+    "FlashTrace": "methods.internals.flashtrace",
     "GradientShap": "methods.gradient.gradient_shap",
+    "InformationFlow": "methods.internals.information_flow",
     "InputError": "core.errors",
     "InputXGradient": "methods.gradient.input_x_gradient",
     "IntegratedGradients": "methods.gradient.integrated_gradients",
     "JacobianScope": "methods.gradient.jacobian_scope",
+    "KernelShap": "methods.perturbation.kernel_shap",
+    "Lime": "methods.perturbation.lime",
+    "LooSegments": "methods.perturbation.loo_segments",
+    "METHODS": "methods",
     "Model": "models.model",
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
+    "Occlusion": "methods.perturbation.occlusion",
+    "ReAGent": "methods.perturbation.reagent",
     "RemoteError": "core.errors",
+    "STEP_FUNCTIONS": "step_functions",
     "Saliency": "methods.gradient.saliency",
     "Scores": "scores",
     "SequentialIntegratedGradients": "methods.gradient.sequential_integrated_gradients",
+    "ShapleySampling": "methods.perturbation.shapley_sampling",
     "SmoothGrad": "methods.gradient.smoothgrad",
     "SquareGrad": "methods.gradient.squaregrad",
     "StepFunction": "step_functions",
     "SwarmError": "core.errors",
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
+    "ValueNorms": "methods.internals.value_norms",
+    "ValueZeroing": "methods.internals.value_zeroing",
     "VarGrad": "methods.gradient.vargrad",
     "WhenceError": "core.errors",
+    "explain": "views.explain",
     "load": "models.loading",
     "load_attribution": "scores",
 }
 
 __all__ = [
+    "ALTI",
     "METHODS",
     "STEP_FUNCTIONS",
+    "ALTILogit",
+    "Attention",
+    "AttentionRollout",
     "Attribution",
     "Attributions",
     "CheckFailed",
+    "ContextCite",
+    "DeepLift",
+    "DirectLogit",
     "DiscretizedIntegratedGradients",
     "FileFormatError",
+    "FlashTrace",
     "GradientShap",
+    "InformationFlow",
     "InputError",
     "InputXGradient",
     "IntegratedGradients",
     "JacobianScope",
+    "KernelShap",
+    "Lime",
+    "LooSegments",
     "Model",
     "ModelError",
     "NonFiniteScore",
+    "Occlusion",
+    "ReAGent",
     "RemoteError",
     "Saliency",
     "Scores",
     "SequentialIntegratedGradients",
+    "ShapleySampling",
     "SmoothGrad",
     "SquareGrad",
     "StepFunction",
     "SwarmError",
     "UnknownNameError",
     "UnsupportedError",
+    "ValueNorms",
+    "ValueZeroing",
     "VarGrad",
     "WhenceError",
     "__version__",
+    "explain",
     "load",
     "load_attribution",
 ]

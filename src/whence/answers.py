@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from whence.core.contract import Answer, Extra, Gap
+from whence.core.contract import Answer, Extra, Gap, Need
 from whence.core.errors import CheckFailed, NonFiniteScore
 from whence.core.tokens import Token
 from whence.probe.checks import EXACT
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from whence.probe.probe import ModelProbe
     from whence.question import Question
-    from whence.text.encoded import Encoded
 
 _MERGES = {
     "sum": lambda part: part.sum(1),
@@ -30,14 +29,15 @@ _MERGES = {
     "linf": lambda part: part.max(1),
 }
 _QUADRATURE = {8: 2e-2, 4: 2e-2, 2: 5e-2}
+_SINGLE = {8: 1e-4, 4: 1e-4, 2: 2e-2}
 
 
 def assemble(
     question: Question,
     probe: ModelProbe,
     answer: Answer,
-    prompts: Sequence[Encoded],
-    values: Sequence[Float[Tensor, "example step"]],
+    target: Sequence[Float[Tensor, "example step"]],
+    step_scores: Sequence[Float[Tensor, "example step"]],
     info: dict[str, Any],
 ) -> list[Attribution]:
     """Cut the padded answer into one result per sequence, with NaN where a step cannot look.
@@ -46,8 +46,8 @@ def assemble(
         question: What was asked.
         probe: The probe that was asked.
         answer: What the method answered.
-        prompts: The prompts.
-        values: Target and step scores on the clean input, per step.
+        target: The target on the clean input, per step; empty where none is explained.
+        step_scores: The step scores that were asked for.
         info: Provenance that all results share.
 
     Returns:
@@ -57,7 +57,7 @@ def assemble(
         NonFiniteScore: A score that is defined is NaN or infinite.
         CheckFailed: A check failed and the question is strict.
     """
-    return [_one(question, probe, answer, row, values, info) for row in range(len(prompts))]
+    return [_one(question, probe, answer, row, target, step_scores, info) for row in range(len(probe.groups))]
 
 
 def _one(
@@ -65,7 +65,8 @@ def _one(
     probe: ModelProbe,
     answer: Answer,
     row: int,
-    values: Sequence[Float[Tensor, "example step"]],
+    target: Sequence[Float[Tensor, "example step"]],
+    step_scores: Sequence[Float[Tensor, "example step"]],
     info: dict[str, Any],
 ) -> Attribution:
     sequence = probe.batch.sequences[row]
@@ -86,8 +87,13 @@ def _one(
         "step": tuple(token.text for token in sequence.labels),
         "token": tuple(token.text for token in entries),
     }
-    axes = _axes(scores, answer.axes, {**labels, **answer.labels})
-    extras = {name: _extra(probe, extra, row) for name, extra in answer.extras.items()}
+    axes = _axes(scores, ("token", *answer.axes), {**labels, **answer.labels})
+    extras = {
+        name: _column_extra(probe, answer, extra, row, labels, defined)
+        if extra.stream is None
+        else _stream_extra(probe, extra, extra.stream, row)
+        for name, extra in answer.extras.items()
+    }
     if answer.error is not None:
         spread = np.where(where, _cut(probe, answer, row, answer.error), np.nan)
         extras["standard_error"] = Scores(spread.astype(np.float32), axes)
@@ -100,7 +106,7 @@ def _one(
             )
             + ". Try more points (n_steps), another baseline, or float64."
         )
-    reported = _step_scores(question, probe, row, values)
+    reported = _step_scores(question, probe, row, step_scores)
     return Attribution(
         scores=Scores(scores.astype(np.float32), axes),
         extras=extras,
@@ -111,14 +117,29 @@ def _one(
         info={
             **info,
             "method": question.method.name,
-            "method_options": dataclasses.asdict(question.method),
+            "method_options": _noted(dataclasses.asdict(question.method)),
             "default_view": {axis: question.method.view.get(axis, "mean") for axis in answer.axes},
             "additive": question.method.additive,
             "signed": question.method.signed,
-            "engine": dict(answer.record),
-            "hints": _hints(question.target.name, values[0][row][: len(sequence.targets)].tolist()),
+            "engine": {**answer.record, **{name: values[row] for name, values in answer.each.items()}},
+            "hints": [
+                hint for steps in target for hint in _hints(question, steps[row][: len(sequence.targets)].tolist())
+            ],
         },
     )
+
+
+def _noted(value: Any) -> Any:
+    """An option as plain data: keys are texts, a slice as it is written, a function's name, an array's shape."""
+    if isinstance(value, Mapping):
+        return {str(name): _noted(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_noted(item) for item in value]
+    if isinstance(value, slice):
+        return ":".join("" if end is None else str(end) for end in (value.start, value.stop, value.step))
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} {list(value.shape)}"
+    return getattr(value, "__qualname__", type(value).__name__) if callable(value) else value
 
 
 def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndarray:
@@ -132,24 +153,37 @@ def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndar
     return np.stack([merge(scores[:, group]) for group in groups], axis=1)
 
 
-def _axes(values: np.ndarray, extra: Sequence[str], labels: Mapping[str, Sequence[str]]) -> tuple[Axis, ...]:
-    names = ("step", "token", *extra)
+def _axes(values: np.ndarray, after: Sequence[str], labels: Mapping[str, Sequence[str]]) -> tuple[Axis, ...]:
+    names = ("step", *after)
     return tuple(
         Axis(name, tuple(labels.get(name, ())) or tuple(str(k) for k in range(values.shape[place])))
         for place, name in enumerate(names)
     )
 
 
-def _extra(probe: ModelProbe, extra: Extra, row: int) -> Scores:
+def _stream_extra(probe: ModelProbe, extra: Extra, stream: int, row: int) -> Scores:
     """Scores between the tokens of one stream."""
     batch = probe.batch
-    first, last = batch.offsets[extra.stream], batch.offsets[extra.stream] + batch.widths[extra.stream]
+    first, last = batch.offsets[stream], batch.offsets[stream] + batch.widths[stream]
     inside = [(token, int(slot)) for token, slot in zip(batch.sequences[row].tokens, batch.slots[row], strict=True)]
     inside = [(token, slot - first) for token, slot in inside if first <= slot < last]
     places = [slot for _, slot in inside]
     values = extra.values[row].double().cpu().numpy()[places][:, places]
     texts = tuple(token.text for token, _ in inside)
-    return Scores(values.astype(np.float32), _axes(values, extra.axes, {"step": texts, "token": texts, **extra.labels}))
+    labels = {"step": texts, "token": texts, **extra.labels}
+    return Scores(values.astype(np.float32), _axes(values, ("token", *extra.axes), labels))
+
+
+def _column_extra(
+    probe: ModelProbe, answer: Answer, extra: Extra, row: int, labels: Mapping[str, Sequence[str]], seen: np.ndarray
+) -> Scores:
+    """Further scores of every column; NaN where a column cannot look."""
+    if extra.axes[:1] == ("token",):
+        values = _cut(probe, answer, row, extra.values)
+        values = np.where(seen.reshape(*seen.shape, *(1,) * (values.ndim - 2)), values, np.nan)
+    else:
+        values = extra.values[row, : len(seen)].double().cpu().numpy()
+    return Scores(values.astype(np.float32), _axes(values, extra.axes, {**labels, **extra.labels}))
 
 
 def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool]) -> Token:
@@ -168,7 +202,8 @@ def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool])
 
 
 def _checks(question: Question, gaps: Sequence[Gap], row: int, columns: int) -> list[Check]:
-    item = question.model.dtype.itemsize
+    # Products with quantised weights are no more exact than those of half precision.
+    item = 2 if question.model.info.get("quantisation") else question.model.dtype.itemsize
     made = []
     for gap in gaps:
         ratio = (gap.gap[row, :columns].double() / gap.scale[row, :columns].double()).max()
@@ -183,6 +218,8 @@ def _tolerance(gap: Gap, item: int) -> float | None:
         return EXACT[item]
     if gap.tolerance == "quadrature":
         return _QUADRATURE[item]
+    if gap.tolerance == "single":
+        return _SINGLE[item]
     return gap.tolerance
 
 
@@ -192,7 +229,7 @@ def _step_scores(
     """What was asked for beside the scores; a span's value is merged from its steps."""
     columns = probe.batch.sequences[row].columns
     found = {}
-    for function, steps in zip(question.step_scores, values[1:], strict=True):
+    for function, steps in zip(question.step_scores, values, strict=True):
         merge = np.sum if function.additive else np.prod
         found[function.name] = np.array(
             [merge(steps[row][list(members)].double().numpy()) for members in columns], dtype=np.float32
@@ -200,8 +237,8 @@ def _step_scores(
     return found
 
 
-def _hints(target: str, values: Sequence[float]) -> list[str]:
-    if target != "probability":
+def _hints(question: Question, values: Sequence[float]) -> list[str]:
+    if Need.GRADIENTS not in question.method.required or question.target.name != "probability":
         return []
     flat = sum(value > 0.999 or value < 1e-6 for value in values)
     if not flat:

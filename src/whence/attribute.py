@@ -17,8 +17,9 @@ from whence.probe.baseline import resolve_baselines
 from whence.probe.batch import Batch, collate, force
 from whence.probe.estimate import DryProbe, Estimate
 from whence.probe.layers import find_layers
-from whence.probe.probe import ModelProbe, measure_batch, sum_columns
-from whence.question import SIDES, Question, ask, fixed_tokens
+from whence.probe.measuring import measure_batch, sum_columns
+from whence.probe.probe import ModelProbe
+from whence.question import Question, ask, fixed_tokens
 from whence.scores import Attribution, Attributions
 from whence.step_functions import StepFunction
 from whence.text.continuation import encode_continuation
@@ -39,15 +40,15 @@ def attribute(
     continuation: Any = None,
     *,
     method: str | AbstractMethod = "input_x_gradient",
-    target: str | StepFunction = "probability",
+    target: str | StepFunction | None = None,
     step_scores: Sequence[str | StepFunction] = (),
     contrast: Mapping[str, Any] | None = None,
     steps: Any = None,
-    segments: Any = "token",
+    segments: Any = None,
     layer: Any = None,
     baseline: Any = "auto",
     keep: Any = "auto",
-    sides: Sequence[str] = SIDES,
+    sides: Sequence[str] | None = None,
     mode: str = "auto",
     derivative: str = "exact",
     seed: int = 0,
@@ -69,16 +70,19 @@ def attribute(
             generate it. Text after a prompt begins with its own space: ``" because he was sick"``.
         method: Name of a method (``whence methods`` lists them) with its options as keyword arguments, or a
             method object.
-        target: The step function that is explained: ``"probability"``, ``"logprob"``, ``"logit"``, ...
+        target: The step function that is explained: ``"probability"``, ``"logprob"``, ``"logit"``, ... None is
+            what is usual for the method, else the probability of single steps and the logprob of spans.
         step_scores: Step functions to report beside the scores.
         contrast: Compare with another continuation or input; not in this version.
         steps: Which tokens to explain. None: all of the continuation. An index, a slice or a list of these
             counts tokens of the continuation (negative from its end); a tuple ``(start, stop)`` is a span that
-            is explained as one number, the sum of its steps. ``"prompt"`` explains the prompt's own tokens
+            is explained as one number, the sum of its steps; ``"whole"`` is the span of all of them. ``"prompt"``
+            explains the prompt's own tokens
             and ``"all"`` both (decoder-only models); ``{"start": a, "stop": b}`` counts from the beginning of
             the whole text.
         segments: What a feature is: ``"token"``, ``"word"``, ``"sentence"``, ``"line"``, ``"paragraph"``,
-            ``"message"``, ``{"split": regex}``, character spans of the prompt, or lists of positions.
+            ``"message"``, ``{"split": regex}``, character spans of the prompt, or lists of positions. None is what
+            is usual for the method, mostly ``"token"``.
         layer: Attribute to an intermediate layer instead of the input: the number of a block, the name of a
             site (``"blocks.3.resid_post"``; see `Model.sites`), a list of these, or ``"all"``.
         baseline: What a feature is compared with, for methods that compare: ``"auto"``, ``"mask"``,
@@ -87,7 +91,8 @@ def attribute(
         keep: Tokens that keep their true value in the baseline: ``"special"``, ``"template"`` (special tokens
             and a chat template's scaffolding), ``"none"``, or positions. ``"auto"`` is ``"template"`` for a
             chat, else ``"special"``.
-        sides: ``"source"`` (the prompt or encoder input), ``"prefix"`` (the generated text so far), or both.
+        sides: ``"source"`` (the prompt or encoder input), ``"prefix"`` (the generated text so far), or both; None
+            is what is usual for the method, mostly both.
         mode: Derivatives in ``"reverse"`` or ``"forward"`` mode; ``"auto"`` takes the cheaper.
         derivative: ``"exact"``, or ``"finite"``: central differences, for a place that gives no gradients. They
             serve methods that multiply the gradient with a displacement (input x gradient, integrated
@@ -231,12 +236,12 @@ def _one_batch(question: Question, prompts: list[Encoded], given: list[Any]) -> 
         elif question.generate:
             raise InputError("generate= belongs to a generated continuation, but the continuation is given.")
     batch = _collate(question, prompts, texts)
-    functions = [question.target, *question.step_scores]
-    values = measure_batch(model, batch, functions)
-    here = sum_columns(batch.columns, values[0])
+    target = [question.target] if question.explains else []
+    values = measure_batch(model, batch, [*target, *question.step_scores])
+    here = sum_columns(batch.columns, values[0]) if target else None
     probe = _probe(question, batch, prompts, here)
     answer = question.method(probe)
-    return assemble(question, probe, answer, prompts, values, _info(question, probe))
+    return assemble(question, probe, answer, values[: len(target)], values[len(target) :], _info(question, probe))
 
 
 def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | None]) -> Batch:
@@ -246,7 +251,7 @@ def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | N
     start = model.decoder_start if model.encoder_decoder else None
     name = "" if start is None else model.token_name(start)
     sequences = [force(p, t, start, question.steps, name) for p, t in zip(prompts, texts, strict=True)]
-    if any(one.spans for one in sequences) and not question.target.additive:
+    if question.explains and any(one.spans for one in sequences) and not question.target.additive:
         raise InputError(
             f"a span is the sum of its steps, and {question.target.name} does not add up over steps. "
             "Take target='logprob' (the log-probability of the whole span) or 'logit'."
@@ -295,9 +300,9 @@ def _info(question: Question, probe: ModelProbe) -> dict[str, Any]:
         **model.info,
         "device": str(model.device),
         "place": model.place,
-        "target": question.target.name,
-        "target_options": dict(question.target.options),
-        "unit": question.target.unit,
+        "target": question.target.name if question.explains else None,
+        "target_options": dict(question.target.options) if question.explains else {},
+        "unit": question.target.unit if question.explains else None,
         "step_scores": [one.name for one in question.step_scores],
         "segments": question.segments if isinstance(question.segments, str) else "given",
         "layer": question.layer,

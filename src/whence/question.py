@@ -24,7 +24,11 @@ KEEPS = ("auto", "special", "template", "none")
 
 @dataclass(frozen=True)
 class Question:
-    """The arguments of `whence.attribute.attribute`, resolved: the method and step functions as objects."""
+    """The arguments of `whence.attribute.attribute`, resolved: the method and step functions as objects.
+
+    A method that explains no number of the output (`explains` is False) has a ``target`` all the same, which nobody
+    measures.
+    """
 
     model: Model
     method: AbstractMethod
@@ -40,6 +44,11 @@ class Question:
     seed: int
     strict: bool
     generate: Mapping[str, Any]
+
+    @property
+    def explains(self) -> bool:
+        """Whether the method explains the target."""
+        return self.method.targets is None or bool(self.method.targets)
 
 
 def ask(
@@ -114,9 +123,14 @@ def ask(
         )
     if contrast is not None:
         raise UnsupportedError("contrast: comparing with another continuation or input is not in this version.")
-    function = resolve_step_function(target)
-    if Need.GRADIENTS in made.required and not function.differentiable:
-        raise UnsupportedError(f"{made.name} differentiates, but {function.name} has no gradient; take another target.")
+    if layer is not None and not made.layer:
+        raise UnsupportedError(f"{made.name} is not asked at an intermediate site; leave layer={layer!r} out.")
+    if model.encoder_decoder and not made.encoder_decoder:
+        raise UnsupportedError(f"{made.name} works with decoder-only models, and {model.name} has an encoder.")
+    steps = made.defaults.get("steps") if steps is None else steps
+    segments = made.defaults.get("segments", "token") if segments is None else segments
+    sides = made.defaults.get("sides", SIDES) if sides is None else sides
+    function = _target(made, target, steps)
     if not made.replaces and not (isinstance(baseline, str) and baseline == "auto"):
         why = "compares with nothing" if made.auto_baseline is None else "replaces nothing with these options"
         raise InputError(f"{made.name} {why}, so baseline={baseline!r:.80} would be ignored; leave it out.")
@@ -132,14 +146,16 @@ def ask(
         raise InputError(f"sides is 'source', 'prefix' or both, not {sides!r}.")
     if mode not in MODES:
         raise InputError(f"mode is one of {', '.join(MODES)}, not {mode!r}.")
+    if mode != "auto" and Need.GRADIENTS not in made.required:
+        raise InputError(f"{made.name} takes no derivatives, so mode={mode!r} would be ignored; leave it out.")
     if isinstance(keep, str) and keep not in KEEPS:
         raise InputError(f"keep is one of {', '.join(KEEPS)}, or a list of positions, not {keep!r}.")
     if isinstance(step_scores, str):
         step_scores = (step_scores,)
-    if layer is not None and not made.layer:
-        raise UnsupportedError(f"{made.name} is about the input only; leave layer={layer!r} out.")
     find_layers(model.architecture, layer)
-    scores = tuple(resolve_step_function(one) for one in step_scores)
+    scores = tuple(resolve_step_function(one) for one in step_scores or made.defaults.get("step_scores", ()))
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed is a whole number of at least 0, not {seed!r}.")
     return Question(
         model=model,
         method=made,
@@ -152,10 +168,37 @@ def ask(
         keep=keep,
         sides=chosen,
         mode="finite" if finite else mode,
-        seed=int(seed),
+        seed=seed,
         strict=strict,
         generate=dict(generate or {}),
     )
+
+
+def _target(method: AbstractMethod, target: Any, steps: Any) -> StepFunction:
+    """The step function that is explained: what was asked for, or what is usual for the method and the steps.
+
+    Raises:
+        UnsupportedError: The method cannot explain it.
+    """
+    if target is None:
+        usual = method.defaults.get("target", "logprob" if asks_for_spans(steps) else "probability")
+        return resolve_step_function(usual)
+    function = resolve_step_function(target)
+    if method.targets is not None and function.name not in method.targets:
+        takes = f"explains {' or '.join(sorted(method.targets))} only" if method.targets else "explains no such number"
+        raise UnsupportedError(f"{method.name} {takes}, so target={function.name!r} cannot be its target.")
+    if Need.GRADIENTS in method.required and not function.differentiable:
+        raise UnsupportedError(
+            f"{method.name} differentiates, but {function.name} has no gradient; take another target."
+        )
+    return function
+
+
+def asks_for_spans(steps: Any) -> bool:
+    """Whether steps are joined to spans."""
+    if isinstance(steps, list):
+        return any(asks_for_spans(one) for one in steps)
+    return isinstance(steps, tuple) or (isinstance(steps, str) and steps == "whole")
 
 
 def fixed_tokens(question: Question, sequence: Forced, prompt: Encoded) -> list[bool]:

@@ -118,8 +118,9 @@ def test_methods_lists_the_registry_and_describes_one():
     for name, method in whence.METHODS.items():
         assert name in listed
         assert method.title in listed
+        assert method.cost in listed
     about = run("methods", "integrated_gradients").output
-    for part in ("n_steps=50", "Sundararajan", "Cost:"):
+    for part in ("n_steps=50", "Sundararajan", "cost:", "places:", "layer=:"):
         assert part in about
 
 

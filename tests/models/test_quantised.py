@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import whence
+from quantised_models import dequantised, layers, pack, quantised_by_transformers
 from slow_reference import attribution, whole_text_attribution
 from tiny_models import tiny_model, tiny_tokenizer
 from whence.models.quantised import FORMATS, rows_interact
@@ -133,6 +134,63 @@ def test_a_configuration_of_ones_own(folder):
     assert not rows_interact(flat.config)
     with pytest.raises(whence.InputError, match="quantised already"):
         whence.load(folder, quantization_config=own, dtype="nf4")
+
+
+@pytest.fixture
+def packing(monkeypatch):
+    """Let bitsandbytes take any CPU for one with AVX512-BF16, where layers pack their weights on first use."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+
+
+@pytest.mark.usefixtures("packing")
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_weights_stay_in_the_layout_that_has_gradients(folder, in_memory):
+    hf = quantised_by_transformers(folder)
+    model = whence.load(hf) if in_memory else whence.load(folder, dtype="nf4", device="cpu")
+    kept = [layer.weight.data.clone() for layer in layers(model.nn._module)]
+    model.attribute(PROMPT, CONTINUATION)
+    for layer, before in zip(layers(model.nn._module), kept, strict=True):
+        assert torch.equal(layer.weight.data, before)
+        assert not getattr(layer.weight.quant_state, "packing_format_for_cpu", False)
+
+
+@pytest.mark.usefixtures("packing")
+def test_shapes_that_packing_does_not_take(tmp_path):
+    """Rows that are no multiple of a block of quantisation, and too few of them."""
+    tiny_model("llama", hidden_size=48, intermediate_size=72).save_pretrained(tmp_path)
+    model = whence.load(tmp_path, dtype="nf4", device="cpu")
+    out = model.attribute(PROMPT, CONTINUATION, method="saliency", target="logprob")
+    expected = truncated(model.nn._module, PROMPT, CONTINUATION, method="saliency", target="logprob").numpy()
+    np.testing.assert_allclose(out.scores.values, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_model_that_was_packed_before_is_unpacked(folder, nested):
+    hf = quantised_by_transformers(folder, bnb_4bit_use_double_quant=nested)
+    weights = [dequantised(layer) for layer in layers(hf)]
+    codes = [layer.weight.data.clone() for layer in layers(hf)]
+    pack(hf)
+    model = whence.load(hf)
+    for layer, code, weight in zip(layers(hf), codes, weights, strict=True):
+        assert torch.equal(layer.weight.data, code)
+        # Packing rounds the scales to bfloat16, which has eight bits.
+        torch.testing.assert_close(dequantised(layer), weight, rtol=2**-8, atol=0)
+    out = model.attribute(PROMPT, CONTINUATION, method="saliency", target="logprob")
+    expected = truncated(hf, PROMPT, CONTINUATION, method="saliency", target="logprob").numpy()
+    np.testing.assert_allclose(out.scores.values, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_checkpoint_of_a_model_that_was_packed(folder, tmp_path, nested):
+    hf = quantised_by_transformers(folder, bnb_4bit_use_double_quant=nested)
+    weights = [dequantised(layer) for layer in layers(hf)]
+    pack(hf)
+    hf.save_pretrained(tmp_path)
+    model = whence.load(tmp_path, device="cpu")
+    # Scales that are quantised in eight bits are so a second time when they are saved.
+    limit = 0.05 if nested else 2**-8
+    for layer, weight in zip(layers(model.nn._module), weights, strict=True):
+        torch.testing.assert_close(dequantised(layer), weight, rtol=limit, atol=0)
 
 
 def test_eight_bits_do_not_fill_the_log(folder, caplog):

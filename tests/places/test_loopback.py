@@ -12,13 +12,14 @@ import zstandard
 from loopback import Loopback
 
 import whence
+from benchmarks.parity import CALLS as METHOD_CALLS
 from tiny_models import tiny_model, tiny_tokenizer
 from whence.models.ndif.loading import load_ndif
 
 TEXT = "the cat sat on the mat"
 GENERATE = {"max_new_tokens": 5}
 OPTIONS = {"t5": {"num_decoder_layers": 2}}
-CALLS = [(name, {}) for name in whence.METHODS] + [
+CALLS = [(name, {"progress": False, **options}) for name, options in METHOD_CALLS.items()] + [
     ("integrated_gradients", {"n_steps": "auto", "target": "logit"}),
     ("input_x_gradient", {"layer": "all", "baseline": "mean"}),
     ("input_x_gradient", {"segments": [[0, 1, 2], [3]], "sides": "source", "mode": "auto"}),
@@ -95,8 +96,8 @@ def test_batches_and_estimates(model, here):
 
 def test_what_travels_is_source_and_not_bytecode(model, server):
     """Bytecode of one Python version does not run on another."""
-    for method in whence.METHODS:
-        model.attribute(TEXT, method=method, generate=GENERATE)
+    for method, options in METHOD_CALLS.items():
+        model.attribute(TEXT, method=method, generate=GENERATE, **options)
     assert server.blobs
     for blob in server.blobs:
         plain = zstandard.ZstdDecompressor().stream_reader(blob).read()

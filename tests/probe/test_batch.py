@@ -113,6 +113,7 @@ def singles(*numbers):
     [
         (None, singles(5, 6, 7, 8)),
         ("generated", singles(5, 6, 7, 8)),
+        ("whole", [(5, 9)]),
         ("prompt", singles(1, 2, 3, 4)),
         ("all", singles(*range(1, 9))),
         (0, singles(5)),
@@ -174,7 +175,7 @@ def test_steps_select_places(steps, expected):
         ([1, -3], "the same step is asked for twice, at 1"),
         ([2, slice(None)], "asked for twice, at 2"),
         ([(0, 2), (0, 2)], "asked for twice, at 0"),
-        ("everything", 'the words are "generated", "prompt" and "all", not \'everything\''),
+        ("everything", 'the words are "generated", "whole", "prompt" and "all", not \'everything\''),
         ({"start": 0}, "lies outside the text, whose places go from 1 to 9"),
         ({"start": -3}, "lies outside the text"),
         ({"stop": 10}, "lies outside the text"),

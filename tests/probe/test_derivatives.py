@@ -9,7 +9,7 @@ import torch
 import whence
 from tiny_models import DECODER_ONLY, ENCODER_DECODER, FAMILIES, VARIANTS, tiny_model
 from whence.probe.batch import collate, force
-from whence.probe.probe import measure_batch
+from whence.probe.measuring import measure_batch
 from whence.step_functions import STEP_FUNCTIONS
 from whence.text.encoded import encode_ids
 

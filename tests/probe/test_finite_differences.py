@@ -21,10 +21,12 @@ KINKED = frozenset({"opt", "m2m_100"})
 ROUTED = frozenset({"qwen3_moe", "gpt_oss"})
 
 
+# The path begins at an embedding as long as the others. At their mean, much shorter, norms turn so quickly that the
+# difference is a percent of the derivative off in float64 too, and rounding decides on which side of the limit.
 # The target of routed experts jumps where the choice of experts changes, and differences see the jump.
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - ROUTED))
 @pytest.mark.parametrize(
-    ("method", "options"), [("input_x_gradient", {}), ("integrated_gradients", {"n_steps": 6, "baseline": "mean"})]
+    ("method", "options"), [("input_x_gradient", {}), ("integrated_gradients", {"n_steps": 6, "baseline": 11})]
 )
 def test_equals_the_exact_derivative(family, method, options):
     model = whence.load(tiny_model(family))

@@ -108,3 +108,11 @@ def test_a_method_of_ones_own_is_priced_before_it_runs():
     model = whence.load(tiny_model("llama"))
     # Three prompt tokens and two of the prefix: one row each, and one for the clean input.
     assert model.estimate([5, 6, 7], CONTINUATION, method=LeaveOneOut()).forwards == 5 + 1
+
+
+def test_the_output_itself_can_be_observed():
+    hf = tiny_model("llama")
+    whence.load(hf).attribute(PROMPT, CONTINUATION, method=LeaveOneOut(site="logits"))
+    with torch.no_grad():
+        logits = hf(torch.tensor([[*PROMPT, *CONTINUATION[:-1]]])).logits
+    torch.testing.assert_close(seen["logits"], logits[:, -3:], rtol=1e-5, atol=1e-5)

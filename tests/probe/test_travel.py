@@ -25,6 +25,16 @@ CALLS = (
     {"method": "sequential_integrated_gradients", "exact": False, "n_steps": 2},
     {"method": "vargrad", "n_samples": 3, "layer": "all"},
     {"method": "jacobian_scope", "scope": "fisher", "rank": 2},
+    {"method": "deeplift", "baseline": 11, "target": "entropy", "layer": 0, "mode": "reverse"},
+    {"method": "deeplift", "baseline": 12, "target": "probability", "segments": [[0, 1], [2]]},
+    {"method": "attention", "step_scores": ["probability"]},
+    {"method": "attention_rollout", "step_scores": ["probability"]},
+    {"method": "value_zeroing", "step_scores": ["probability"]},
+    {"method": "reagent", "n_rounds": 8, "sampler": "lm"},
+    {"method": "reagent", "estimator": "paper", "n_probes": 1, "max_rounds": 1, "keep_top_n": 1},
+    {"method": "occlusion", "layer": 0, "baseline": 11},
+    {"method": "loo_segments", "segments": [[0, 1], [2]]},
+    {"method": "occlusion", "removal": "knockout", "keep": [0]},
 )
 
 
@@ -53,6 +63,8 @@ def test_programs_survive_a_place_without_whence(family, tmp_path, monkeypatch):
         sent = dict(data)
         if "question" in sent:
             sent["question"] = {**sent["question"], "advance": None}
+        if "advance" in sent:
+            sent["advance"] = None
         blobs.append(dumps((program, sent)))
         here.append(result)
         return result

@@ -203,7 +203,8 @@ def test_registered_method_is_what_its_name_says(name):
     assert method.title
     assert method.cost
     assert method.needs
-    assert method.cites
+    # Only what computes no score has no paper.
+    assert method.cites or name == "none"
     assert importlib.import_module(method.__module__).__file__.endswith(f"{name}.py")
 
 

@@ -147,7 +147,7 @@ def test_page_without_marks_is_refused(page):
 
 def test_options_have_defaults_that_exist():
     given = evidence.parser().parse_args([])
-    assert set(given.methods) == {*whence.METHODS, "nearest", "random"}
+    assert set(given.methods) == {*whence.METHODS, "nearest", "random"} - {"none"}
     assert given.model == ["whence/stories", "whence/en-it"]
     assert given.target in whence.STEP_FUNCTIONS
     assert np.isfinite(given.examples)

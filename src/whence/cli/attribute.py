@@ -35,7 +35,9 @@ def attribute(
     option: Annotated[
         list[str] | None, typer.Option("--option", "-o", help="Option of the method, as name=value; repeatable.")
     ] = None,
-    target: Annotated[str, typer.Option(help="Step function that is explained.")] = "probability",
+    target: Annotated[
+        str | None, typer.Option(help="Step function that is explained; usually probability, of spans logprob.")
+    ] = None,
     step_score: Annotated[
         list[str] | None, typer.Option(help="Step function to report beside the scores; repeatable.")
     ] = None,
@@ -43,8 +45,12 @@ def attribute(
         list[str] | None, typer.Option(help="Text to explain instead of generating; one for each prompt.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to generate at most.")] = None,
-    steps: Annotated[str | None, typer.Option(help="Steps to explain: a number, a range a:b, 'prompt', 'all'.")] = None,
-    segments: Annotated[str, typer.Option(help="What a feature is: token, word, sentence, line, paragraph.")] = "token",
+    steps: Annotated[
+        str | None, typer.Option(help="Steps to explain: a number, a range a:b, 'whole' (as one), 'prompt', 'all'.")
+    ] = None,
+    segments: Annotated[
+        str | None, typer.Option(help="What a feature is: token (usually), word, sentence, line, paragraph.")
+    ] = None,
     layer: Annotated[str | None, typer.Option(help="Block number, site name (blocks.3.resid_post), or 'all'.")] = None,
     baseline: Annotated[
         str, typer.Option(help="What features are compared with: auto, mask, unk, pad, mean, zero, a token.")
@@ -133,8 +139,8 @@ def _prompts(text: list[str]) -> list[str]:
 
 
 def parse_steps(text: str | None) -> Any:
-    """``"3"``, ``"2:5"``, ``"prompt"`` or ``"all"`` as `attribute` takes it."""
-    if text is None or text in ("generated", "prompt", "all"):
+    """``"3"``, ``"2:5"``, ``"whole"``, ``"prompt"`` or ``"all"`` as `attribute` takes it."""
+    if text is None or text in ("generated", "whole", "prompt", "all"):
         return text
     first, colon, last = text.partition(":")
     try:
@@ -142,4 +148,6 @@ def parse_steps(text: str | None) -> Any:
             return int(first)
         return slice(int(first) if first else None, int(last) if last else None)
     except ValueError:
-        raise typer.BadParameter(f"--steps is a number, a range a:b, 'prompt' or 'all', not {text!r}.") from None
+        raise typer.BadParameter(
+            f"--steps is a number, a range a:b, 'whole', 'prompt' or 'all', not {text!r}."
+        ) from None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,14 +21,23 @@ def methods(
     """List the attribution methods, or describe one."""
     with readable_errors():
         from whence.methods import METHODS
+        from whence.views.explain import description, places
 
         if name is not None:
-            _describe(METHODS[name])
+            typer.echo(description(METHODS[name]))
             return
-        rows = [("method", "cost for T steps, K features", "what the score is")]
-        rows += [(key, METHODS[key].cost, METHODS[key].title) for key in METHODS]
+        rows = [("method", "cost for T steps, K features", "layer=", "models", "places", "papers", "what the score is")]
+        for key in METHODS:
+            method = METHODS[key]
+            models = "all" if method.encoder_decoder else "decoder"
+            where = ", ".join(place for place in places(method) if place != "here") or "here only"
+            row = key, method.cost, "yes" if method.layer else "no", models, where, ", ".join(method.cites) or "-"
+            rows.append((*row, method.title))
         _table(rows)
-        typer.echo("\nF is one forward pass. 'whence methods NAME' tells more about one.")
+        typer.echo(
+            "\nF is one forward pass. All methods take segments, spans of steps and batches. Where a place is listed, "
+            "the method\nruns there as well as here. 'whence methods NAME' tells more about one."
+        )
 
 
 def models() -> None:
@@ -44,17 +51,6 @@ def models() -> None:
         known = ", ".join(sorted(known_model_types()))
         typer.echo(f"\nArchitectures known by name: {known}.")
         typer.echo("Others are recognised by structure where that is unambiguous.")
-
-
-def _describe(method: Any) -> None:
-    typer.echo(f"{method.name}: {method.title}\n")
-    typer.echo(inspect.cleandoc(method.__doc__ or ""))
-    typer.echo(f"\nCost:      {method.cost}")
-    typer.echo(f"Needs:     {', '.join(sorted(need.value for need in method.needs))}")
-    typer.echo(f"Papers:    {', '.join(method.cites)}")
-    typer.echo(f"Additive:  {'yes' if method.additive else 'no'} (a span's score is the sum of its steps' scores)")
-    options = [f"{field.name}={field.default!r}" for field in dataclasses.fields(method)]
-    typer.echo(f"Options:   {', '.join(options) or '(none)'}")
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:

@@ -9,21 +9,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from whence.core.questions import AT_INPUT as AT_INPUT
+from whence.core.questions import Accept as Accept
+from whence.core.questions import Fold as Fold
+from whence.core.questions import Metric as Metric
+from whence.core.questions import Path as Path
+from whence.core.questions import Reduction as Reduction
+from whence.core.questions import Removal as Removal
+from whence.core.questions import Rules as Rules
+from whence.core.questions import Stage as Stage
+from whence.core.questions import Subject as Subject
+from whence.core.questions import Words as Words
+from whence.core.questions import Zeroing as Zeroing
+from whence.core.replies import Answer as Answer
+from whence.core.replies import Derivatives as Derivatives
+from whence.core.replies import Extra as Extra
+from whence.core.replies import Gap as Gap
+from whence.core.replies import Zeroed as Zeroed
+
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf", "squares", "variance"]
-Subject = Literal["target", "logit", "norm", "fisher"]
-Removal = Literal["replace", "delete", "knockout"]
-# From shares [..., token], f(clean) and f(reference) to whether a path was fine enough.
-Accept = Callable[["Tensor", "Tensor", "Tensor"], bool]
-# Called with the nnsight model, a state, a stage and its values; see `whence.probe.observe.fold_stages`.
-Fold = Callable[[Any, dict[str, Any], dict[str, Any], dict[str, "Tensor"]], None]
+    from whence.core.tokens import Token
 
 
 class Need(Enum):
@@ -36,39 +48,13 @@ class Need(Enum):
     ATTENTION = "attention patterns"
 
 
-@dataclass(frozen=True)
-class Gap:
-    """How far an identity was from holding, for every example and column.
-
-    Attributes:
-        name: Name of the check, such as ``"completeness"``.
-        gap: Absolute difference between the two sides of the identity, in units of the target.
-        scale: What the gap is compared with; the check's value is ``gap / scale``.
-        tolerance: Largest value that passes; ``"exact"`` and ``"quadrature"`` stand for the tolerance
-            of the model's precision, None makes the check informative.
-        note: A sentence for people.
-    """
-
-    name: str
-    gap: Float[Tensor, "batch column"]
-    scale: Float[Tensor, "batch column"]
-    tolerance: float | Literal["exact", "quadrature"] | None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Sites that are read together in a forward pass, such as those of one block.
-
-    Attributes:
-        name: What the stage is called; a fold's results may be keyed by it.
-        sites: Short name -> name of the site, in any order.
-        facts: Plain data for the fold about this stage, such as the number of the layer.
-    """
-
-    name: str
-    sites: Mapping[str, str]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+# What each place can give; the reasons, and what to do about them, are with the places.
+PLACES: Mapping[str, frozenset[Need]] = {
+    "here": frozenset(Need),
+    "ndif": frozenset(Need),
+    "ndif without trust": frozenset(Need) - {Need.GRADIENTS},
+    "petals": frozenset({Need.LOGITS, Need.EMBEDDINGS, Need.GRADIENTS}),
+}
 
 
 @dataclass(frozen=True)
@@ -78,14 +64,16 @@ class Anatomy:
     Attributes:
         layers: Number of blocks of each stack, ``"encoder"`` before ``"decoder"``.
         heads: Number of query heads of each stack.
-        sites: The names of all sites.
+        sites: The names of all sites, in the order of the forward pass.
         absent: Names that other architectures have, and why this one does not.
+        sinks: Whether an attention pattern may give some of a query's weight to no token.
     """
 
     layers: Mapping[str, int]
     heads: Mapping[str, int]
-    sites: frozenset[str]
+    sites: tuple[str, ...]
     absent: Mapping[str, str]
+    sinks: bool = False
 
     @property
     def encoder_decoder(self) -> bool:
@@ -101,132 +89,34 @@ class Anatomy:
         """Whether there is a site of that name."""
         return self.site(stack, name, layer) in self.sites
 
-
-@dataclass(frozen=True)
-class Extra:
-    """Scores between other pairs than step and token, such as attention inside an encoder.
-
-    Attributes:
-        values: One number per example, query token of a stream, key token of a stream, then the extra axes.
-        stream: The stream that both belong to, 0 for the encoder.
-        axes: Names of the extra axes, in the order layer, head, unit.
-        labels: Labels of the extra axes.
-    """
-
-    values: Float[Tensor, "batch query key ..."]
-    stream: int
-    axes: tuple[str, ...] = ()
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    def before(self, stack: str, first: str, second: str, layer: int | None = None) -> bool:
+        """Whether both sites exist, and the model comes by the first before the second."""
+        names = [self.site(stack, name, layer) for name in (first, second)]
+        return all(name in self.sites for name in names) and self.sites.index(names[0]) < self.sites.index(names[1])
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a method returns.
+class Vocabulary:
+    """The tokens that the model reads, and those that could stand in their places, as plain data.
 
     Attributes:
-        scores: One number per example, column and token or feature, then the extra axes.
-        axes: Names of the extra axes, in the order layer, head, unit.
-        per: Whether the third axis of `scores` counts tokens or features (segments).
-        merge: How the tokens of a segment combine when `per` is ``"token"``.
-        labels: Labels of the extra axes.
-        gaps: The method's identities.
-        record: Plain data on how it was computed (derivative mode, passes, path).
-        defined: Where a score means something, as far as the method knows more than that a step sees only what
-            precedes it; False makes a cell NaN. None: everywhere.
-        error: Standard error of every score, where the method samples.
-        extras: Further scores by name.
+        ids: The id at each place of the padded token axis.
+        present: Whether a place has a token, and is not padding.
+        feature: The feature of a place that may change, else -1.
+        classes: For every id, the number of its lexical class (see `whence.text.lexical_classes`); -1 where it
+            is never to be put into a text: it is special, or stands for nothing.
+        names: What the classes are called. One class where there is no tokenizer.
+        texts: For every id, its characters; empty where there is no tokenizer.
+        starts: For every id, whether it begins a word; empty where there is no tokenizer.
     """
 
-    scores: Float[Tensor, "batch column feature ..."]
-    axes: tuple[str, ...] = ()
-    per: Literal["token", "feature"] = "feature"
-    merge: Literal["sum", "l1", "l2", "linf"] = "sum"
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    gaps: tuple[Gap, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict)
-    defined: Bool[Tensor, "batch column feature"] | None = None
-    error: Float[Tensor, "batch column feature ..."] | None = None
-    extras: Mapping[str, Extra] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Words:
-    """A way that leads from word to word of the vocabulary (Sanyal and Ren 2021), instead of straight.
-
-    Attributes:
-        anchors: Words on the way of each token.
-        neighbors: The next word is one of so many that are nearest to the last.
-        strategy: Which of them: ``"greedy"``, the one that has to be moved least for the way to be monotone, or
-            ``"maxcount"``, the one that is between the last and the reference in most dimensions.
-    """
-
-    anchors: int
-    neighbors: int
-    strategy: Literal["greedy", "maxcount"]
-
-
-@dataclass(frozen=True)
-class Path:
-    """Where derivatives are taken, one row of the model each, and what each of them counts.
-
-    A site's way leads from its reference (0) to its clean value (1); without a reference, from zero.
-
-    Attributes:
-        points: Where on the way.
-        weights: Weight of each point in the sum.
-        legs: Start and stop of the stretch of the way that each derivative is multiplied with; empty: all of it.
-        origins: At which of several references each point's way starts; empty: at the first.
-        noise: Standard deviation of Gaussian noise added at every point, in units of the root mean square of
-            each token's clean value; fixed tokens get none.
-        carried: The noise is part of the input, so it is also part of what the derivative is multiplied with.
-        item: Name of the random numbers of the noise (see `whence.core.random`); row ``k`` is for point ``k``.
-        alone: One feature at a time is on its way and the others are clean, with a row for each feature.
-        words: The way leads over words; None: straight.
-        sampled: The points are draws of equal weight, whose scatter gives a standard error.
-    """
-
-    points: Sequence[float] = (1.0,)
-    weights: Sequence[float] = (1.0,)
-    legs: Sequence[tuple[float, float]] = ()
-    origins: Sequence[int] = ()
-    noise: float = 0.0
-    carried: bool = False
-    item: str = ""
-    alone: bool = False
-    words: Words | None = None
-    sampled: bool = False
-
-
-AT_INPUT: tuple[Path, ...] = (Path(),)
-
-
-@dataclass(frozen=True)
-class Derivatives:
-    """The answer to ``differentiate``.
-
-    Attributes:
-        values: Derivatives of every column, contracted and summed over the points as asked.
-        layers: Labels of the layer axis when several layers were asked for, else empty.
-        here: Target at the clean input.
-        there: Target with the site set to the reference, per layer when there are several; with several
-            references the mean over the points; where features are alone on their way, of each feature
-            [batch, column, feature (, layer)]; None when the question had no reference.
-        record: Plain data: mode, rows, vector-Jacobian and Jacobian-vector products, chunks, and ``path``,
-            the number of the path that was taken.
-        gaps: Checks that every derivative carries (no-op, leak, adjoint).
-        error: Standard errors of the values, of a sampled path of several points.
-        drift: Of a sampled path with a reference: standard error of the mean, over the points, of how far the
-            sum of a point's shares is from ``f(x) - f(its reference)``; per layer when there are several.
-    """
-
-    values: Float[Tensor, "batch column ..."]
-    layers: tuple[str, ...]
-    here: Float[Tensor, "batch column"]
-    there: Float[Tensor, "batch column ..."] | None
-    record: Mapping[str, Any]
-    gaps: tuple[Gap, ...]
-    error: Float[Tensor, "batch column ..."] | None = None
-    drift: Float[Tensor, "batch column ..."] | None = None
+    ids: Int[Tensor, "batch token"]
+    present: Bool[Tensor, "batch token"]
+    feature: Int[Tensor, "batch token"]
+    classes: Int[Tensor, " id"]
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    starts: tuple[bool, ...]
 
 
 class Probe(Protocol):
@@ -268,8 +158,18 @@ class Probe(Protocol):
         ...
 
     @property
+    def outside(self) -> Bool[Tensor, "batch column feature"]:
+        """Which features each column looks at from outside: some step sees it, and is not read from inside it."""
+        ...
+
+    @property
     def free(self) -> Bool[Tensor, "batch feature"]:
-        """Which features a perturbation can change: some token of theirs is asked for and not fixed."""
+        """Which features a removal changes: some token of theirs is asked for, not fixed, not at the baseline."""
+        ...
+
+    @property
+    def streams(self) -> Int[Tensor, "batch feature"]:
+        """The stream that each feature begins in; -1 for features that a sequence does not have."""
         ...
 
     @property
@@ -285,6 +185,20 @@ class Probe(Protocol):
     @property
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model reads, and those that could stand in their places; made anew on every access."""
+        ...
+
+    def places(self, chosen: Callable[[Token], bool]) -> Bool[Tensor, "batch token"]:
+        """The places of the token axis whose token is chosen; never padding."""
         ...
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
@@ -308,8 +222,15 @@ class Probe(Protocol):
         """Target values with features removed, one row per variant."""
         ...
 
-    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
-        """Target values with other tokens in the input, one row per variant."""
+    def resample(self, examples: Tensor, ids: Tensor, *, top: int | None = None, rows: int | None = None) -> Tensor:
+        """Target values with other tokens in the input, one row per variant.
+
+        With ``top``, how many steps of each column have their token among the ``top`` most probable.
+        """
+        ...
+
+    def zero(self, question: Zeroing) -> Zeroed:
+        """How far the states of every layer move when nobody gets the values of a feature."""
         ...
 
     def differentiate(
@@ -321,12 +242,14 @@ class Probe(Protocol):
         reference: bool = False,
         of: Subject = "target",
         rank: int = 1,
+        rules: Rules | None = None,
     ) -> Derivatives:
-        """Derivatives of every column with respect to the asked site.
+        """Derivatives of every column with respect to the asked site, or multipliers by rules in their place.
 
         With several paths the first that ``accept`` accepts is taken, else the last. ``of`` says what is
         differentiated: the target, the token's logit, the length of the last state, or the ``rank`` main
-        directions of the distribution in the Fisher metric.
+        directions of the distribution in the Fisher metric. With ``rules`` every point is the input, and is compared
+        with the reference that its way starts at.
         """
         ...
 
@@ -345,14 +268,15 @@ class AbstractMethod(ABC):
         signed: Whether scores carry a sign.
         auto_baseline: What ``baseline="auto"`` means for it: a rule, or ``"zero"``, or None if unused.
         several_baselines: Whether ``baseline`` may be a list of references that it averages over.
-        perturbs: Whether it changes the input without comparing, so that ``keep`` says what it leaves alone.
         view: How extra axes are reduced for display when the user does not say.
         layer: Whether it can be asked at an intermediate site instead of the input (``layer=``).
+        perturbs: Whether it puts something else in the place of tokens, so that those of ``keep=`` stay as they
+            are and score 0.
         encoder_decoder: Whether it works with models that read their source with an encoder.
         targets: Step functions that it can explain; None is any. Empty: it explains no number of the output,
             and a target is refused.
-        defaults: What ``target``, ``segments``, ``steps``, ``sides`` mean for it when the user does not say, where
-            that is not what it is for all others.
+        defaults: What ``target``, ``segments``, ``steps``, ``sides``, ``step_scores`` mean for it when the user
+            does not say, where that is not what it is for all others.
     """
 
     name: ClassVar[str]

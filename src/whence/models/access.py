@@ -37,7 +37,7 @@ def read_site(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
     Returns:
         The value, with the axes that the site declares.
     """
-    _instrument(model, spec)
+    instrument(model, spec)
     kind = spec["kind"]
     if kind == "output":
         return _read_output(model, spec)
@@ -64,7 +64,7 @@ def write_site(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) ->
         spec: The site's ``spec``.
         value: The new value, of the shape that `read_site` gives; it may require gradients or be a dual.
     """
-    _instrument(model, spec)
+    instrument(model, spec)
     kind = spec["kind"]
     if kind == "output":
         _write_output(model, spec, value)
@@ -86,10 +86,15 @@ def write_site(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) ->
         raise ModelError(f"{spec.get('site')}: there is no kind of site {kind!r}.")
 
 
-def _instrument(model: Any, spec: dict[str, Any]) -> None:
-    """Have nnsight prepare the source of the block before it runs, for sites that are lines of it."""
+def instrument(model: Any, spec: dict[str, Any]) -> None:
+    """Have nnsight prepare the source of a module before it runs, for sites that are lines of it."""
     if spec.get("instrument"):
-        source_of(model, {**spec, "path": spec["instrument"]})
+        source_of(model, {"site": spec["instrument"], **spec, "path": spec["instrument"]})
+
+
+def remember_rows(rows: int) -> None:
+    """Tell the sites of a running trace its number of rows, which they else look for (see `_rows`)."""
+    getcurrent().__dict__["whence_rows"] = rows
 
 
 def _read_output(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
@@ -100,8 +105,8 @@ def _read_output(model: Any, spec: dict[str, Any]) -> Float[Tensor, "..."]:
     if spec.get("copy"):
         # The block adds to this tensor in place; it gets a copy, so that what was read stays what it was.
         envoy.output = with_first_element(output, value.clone())
-    if spec.get("half"):
-        value = value.chunk(2, dim=-1)[0]
+    if spec.get("half") or spec.get("rest"):
+        value = value.chunk(2, dim=-1)[1 if spec.get("rest") else 0]
     return _shaped(spec, value, rows)
 
 
@@ -141,21 +146,39 @@ def _write_line(model: Any, spec: dict[str, Any], value: Float[Tensor, "..."]) -
 
 def _read_result(model: Any, spec: dict[str, Any]) -> Float[Tensor, "batch position head unit"]:
     projection = resolve(model, spec["path"])
-    joined = projection.input
-    heads = joined.unflatten(-1, (spec["heads"], -1))
-    # One head at a time through the projection itself, so that quantised weights work; less the bias.
-    chosen = torch.eye(spec["heads"], dtype=joined.dtype, device=joined.device)
+    return projected_alone(projection, projection.input.unflatten(-1, (spec["heads"], -1)))
+
+
+def projected_alone(
+    projection: Any, heads: Float[Tensor, "batch position head size"]
+) -> Float[Tensor, "batch position head unit"]:
+    """What an output projection makes of each head alone, less its bias.
+
+    The heads go through the projection itself, so that quantised weights work.
+
+    Args:
+        projection: The envoy of the projection.
+        heads: A vector per head.
+
+    Returns:
+        One vector of the residual stream per head.
+    """
+    count = heads.shape[2]
+    chosen = torch.eye(count, dtype=heads.dtype, device=heads.device)
     alone = (chosen[:, :, None] * heads.unsqueeze(-3)).flatten(-2)
-    return projection(alone) - _bias(projection, joined)
+    # The kernel of 8-bit weights takes batch, position, unit and nothing with more axes.
+    made = projection(alone.flatten(1, 2)).unflatten(1, (-1, count))
+    return made - projection_bias(projection, heads.flatten(-2))
 
 
 def _write_result(model: Any, spec: dict[str, Any], value: Float[Tensor, "batch position head unit"]) -> None:
     projection = resolve(model, spec["path"])
-    bias = _bias(projection, projection.input)
+    bias = projection_bias(projection, projection.input)
     projection.output = value.sum(dim=2) + bias
 
 
-def _bias(projection: Any, joined: Float[Tensor, "batch position unit"]) -> Float[Tensor, " unit"]:
+def projection_bias(projection: Any, joined: Float[Tensor, "batch position size"]) -> Float[Tensor, " unit"]:
+    """What a projection adds of its own, given any input of it."""
     return projection(torch.zeros_like(joined[:1, :1]))[0, 0]
 
 

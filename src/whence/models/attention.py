@@ -49,13 +49,31 @@ def write_attention(model: Any, spec: dict[str, Any], value: Float[Tensor, "batc
         op.inputs = ((*args[:place], value.transpose(1, 2), *args[place + 1 :]), kwargs)
         return
     pattern = _pattern(module, chosen, args, kwargs, value) if part == "scores" else value
-    mixed = torch.matmul(pattern, _per_query_head(args[start + 2], pattern.shape[1]))
+    mixed = torch.matmul(pattern, per_query_head(args[start + 2], pattern.shape[1]))
     if chosen["arguments"] == "torch":
         op.output = mixed
     elif chosen["arguments"] == "plain":
         op.output = (mixed, pattern)
     else:
         op.output = (mixed.transpose(1, 2).contiguous(), pattern)
+
+
+def score_facts(model: Any, spec: dict[str, Any]) -> dict[str, Any]:
+    """How an attention call makes its scores of queries and keys.
+
+    Args:
+        model: The nnsight model.
+        spec: Of the site ``pattern``, where everything is had from the call.
+
+    Returns:
+        ``scale`` of the products, ``cap`` (their soft cap, or None), and ``sinks``: whether attention that goes
+        to no key keeps a pattern from adding up to 1.
+    """
+    module = resolve(model, spec["path"])._module
+    chosen = _chosen(module, spec)
+    args, kwargs = operation(model, chosen).inputs
+    scale = _scale(module, chosen, args, kwargs)
+    return {"scale": scale, "cap": kwargs.get("softcap"), "sinks": kwargs.get("s_aux") is not None}
 
 
 def _implementation(module: Any) -> str:
@@ -89,18 +107,22 @@ def _mask(spec: dict[str, Any], args: tuple, kwargs: dict) -> Any:
 
 def _scores(module: Any, spec: dict[str, Any], args: tuple, kwargs: dict) -> Float[Tensor, "batch head query key"]:
     query, key = args[_start(spec)], args[_start(spec) + 1]
-    key = _per_query_head(key, query.shape[1])
+    key = per_query_head(key, query.shape[1])
     if spec["arguments"] == "plain":
         # GPT-J and GPT-Neo compute in float32 whatever the model's dtype.
-        scores = torch.matmul(query.to(torch.float32), key.to(torch.float32).transpose(-1, -2))
-        return scores / getattr(module, spec["divisor"]) if spec.get("divisor") else scores
-    scaling = kwargs.get("scaling") or kwargs.get("scale")
-    scores = torch.matmul(query, key.transpose(-1, -2)) * (scaling or query.shape[-1] ** -0.5)
+        query, key = query.to(torch.float32), key.to(torch.float32)
+    scores = torch.matmul(query, key.transpose(-1, -2)) * _scale(module, spec, args, kwargs)
     if kwargs.get("softcap") is not None:
         scores = torch.tanh(scores / kwargs["softcap"]) * kwargs["softcap"]
     if kwargs.get("position_bias") is not None:
         scores = scores + kwargs["position_bias"]
     return scores
+
+
+def _scale(module: Any, spec: dict[str, Any], args: tuple, kwargs: dict) -> float:
+    if spec["arguments"] == "plain":
+        return 1 / float(getattr(module, spec["divisor"])) if spec.get("divisor") else 1.0
+    return kwargs.get("scaling") or kwargs.get("scale") or args[_start(spec)].shape[-1] ** -0.5
 
 
 def _pattern(
@@ -154,7 +176,7 @@ def _masked(
     return scores + mask[..., :keys]
 
 
-def _per_query_head(
+def per_query_head(
     x: Float[Tensor, "batch head position unit"], heads: int
 ) -> Float[Tensor, "batch query_head position unit"]:
     """Repeat keys or values that a group of query heads shares."""

@@ -7,14 +7,15 @@ on the meta device. What is found is plain data, which travels to wherever the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whence.core.errors import ModelError, UnsupportedError, unknown_name
-from whence.models.families import family_from, known_model_types, recognise
+from whence.models.families import known_model_types
 from whence.models.family import Family
 from whence.models.fitting import missing_names, module_names
+from whence.models.matching import family_from, recognise
 from whence.models.sites import Site, SiteBuilder
 
 __all__ = ["Architecture", "Site", "architecture", "nnsight_names", "restricted"]
@@ -33,7 +34,9 @@ class Architecture:
         paths: Module paths: ``embed``, ``blocks`` and ``ln_final`` by stack, ``unembed``, and ``parts``,
             the modules of each block under their common names.
         absent: Names that other architectures have, and why this one does not.
+        bends: Where the model is not linear, as plain data in the order of execution (see `whence.probe.rules`).
         withheld: Names that this architecture has, but not where this model runs, and why.
+        sinks: Whether an attention pattern may give some of a query's weight to no token.
     """
 
     family: str
@@ -43,7 +46,9 @@ class Architecture:
     sites: Mapping[str, Site]
     paths: Mapping[str, Any]
     absent: Mapping[str, str]
+    bends: Sequence[Mapping[str, Any]] = ()
     withheld: Mapping[str, str] = field(default_factory=dict)
+    sinks: bool = False
 
     def site(self, name: str) -> Site:
         """Look up a site by name.
@@ -114,6 +119,8 @@ def architecture(hf_model: Any, family: Family | Mapping[str, Any] | None = None
         sites=built.sites,
         paths=built.paths,
         absent=built.absent,
+        sinks=built.sinks,
+        bends=tuple(built.bends),
     )
 
 
@@ -131,7 +138,7 @@ def restricted(found: Architecture, keep: Callable[[Site], bool], reason: str) -
     gone = {name: reason for name, site in found.sites.items() if not keep(site)}
     sites = {name: site for name, site in found.sites.items() if name not in gone}
     parts = {block: {} for block in found.paths["parts"]}
-    return replace(found, sites=sites, paths={**found.paths, "parts": parts}, withheld=gone)
+    return replace(found, sites=sites, paths={**found.paths, "parts": parts}, withheld=gone, bends=())
 
 
 def nnsight_names(found: Architecture) -> tuple[dict[str, str], dict[str, Any]]:

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
-from whence.core.errors import ModelError
 from whence.models.family import (
     NORMED_BRANCHES,
     PARALLEL,
@@ -23,7 +21,6 @@ from whence.models.family import (
     Stack,
     Variant,
 )
-from whence.models.fitting import misfits
 
 
 def _llama(name: str, *model_types: str, **changes: Any) -> Family:
@@ -40,6 +37,8 @@ _GPT = Stack(
     attn="attn",
     attn_proj="c_proj",
     mlp_pre="mlp.c_fc",
+    mlp_act="mlp.act",
+    mlp_up="",
     mlp_post="mlp.c_proj",
     resid_mid="hidden_states = attn_output + residual",
     attention=_OWN,
@@ -83,6 +82,8 @@ _GPT_NEOX = Family(
         attn="attention",
         attn_proj="dense",
         mlp_pre="mlp.dense_h_to_4h",
+        mlp_act="mlp.act",
+        mlp_up="",
         mlp_post="mlp.dense_4h_to_h",
         resid_mid="attn_output = attn_output + hidden_states",
     ),
@@ -95,11 +96,14 @@ _BLOOM = Family(
     ("bloom",),
     Stack(
         embed="transformer.word_embeddings",
+        embed_norm="transformer.word_embeddings_layernorm",
         blocks="transformer.h",
         ln_final="transformer.ln_f",
         attn="self_attention",
         attn_proj="dense",
         mlp_pre="mlp.dense_h_to_4h",
+        mlp_act="mlp.gelu_impl",
+        mlp_up="",
         mlp_post="mlp.dense_4h_to_h",
         mlp_out="mlp.dense_4h_to_h",
         resid_mid="self_attention",
@@ -109,6 +113,7 @@ _BLOOM = Family(
             v=Line(_BLOOM_QKV, item=2),
             scores=Line("attn_weights = attention_scores.view("),
             pattern=Line("attention_probs = F.softmax("),
+            scale="inv_norm_factor",
         ),
     ),
 )
@@ -127,6 +132,8 @@ _FALCON = Family(
         attn="self_attention",
         attn_proj="dense",
         mlp_pre="mlp.dense_h_to_4h",
+        mlp_act="mlp.act",
+        mlp_up="",
         mlp_post="mlp.dense_4h_to_h",
         resid_mid="residual = dropout_add(",
         attention=Attention(
@@ -171,6 +178,8 @@ _MPT = Family(
         attn_proj="out_proj",
         mlp="ffn",
         mlp_pre="ffn.up_proj",
+        mlp_act="ffn.act",
+        mlp_up="",
         mlp_post="ffn.down_proj",
         mlp_out="ffn.down_proj",
         resid_mid="hidden_states = self.resid_attn_dropout(",
@@ -180,6 +189,7 @@ _MPT = Family(
             v=Line("value_states = value_states.reshape("),
             scores=Line("attention_scores = attention_scores + position_bias"),
             pattern=Line("attn_weights = nn.functional.softmax("),
+            scale="softmax_scale",
         ),
     ),
 )
@@ -195,13 +205,19 @@ _OPT = Family(
         attn_proj="out_proj",
         mlp="",
         mlp_pre="fc1",
+        mlp_act="activation_fn",
+        mlp_up="",
         mlp_post="fc2",
         mlp_out="fc2",
         flat="hidden_states_shape = hidden_states.shape",
     ),
     variants=(Variant("do_layer_norm_before", False, {"order": POST_NORM}),),
 )
-_NORMED = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+_NORMED: dict[str, Any] = {
+    "attn_out": "post_attention_layernorm",
+    "mlp_out": "post_feedforward_layernorm",
+    "branch_norms": True,
+}
 _GEMMA = _llama(
     "gemma2",
     "gemma2",
@@ -217,9 +233,11 @@ _OLMO2 = _llama("olmo2", order=NORMED_BRANCHES, ln1="", ln2="", **_NORMED)
 _PHI3 = _llama(
     "phi3",
     mlp_pre="mlp.gate_up_proj:half",
+    mlp_act="mlp.activation_fn",
+    mlp_up="mlp.gate_up_proj:rest",
     resid_mid="hidden_states = residual + self.resid_attn_dropout(hidden_states)",
 )
-# Layers with a mixture of experts have no single hidden layer, so these two may be missing.
+# Layers with a mixture of experts have no single hidden layer, so these may be missing.
 _LLAMA = _llama(
     "llama",
     "llama",
@@ -229,11 +247,14 @@ _LLAMA = _llama(
     "qwen3_moe",
     "gpt_oss",
     mlp_pre="mlp.gate_proj|",
+    mlp_act="mlp.act_fn|",
+    mlp_up="mlp.up_proj|",
     mlp_post="mlp.down_proj|",
 )
 
 _BART_ENCODER = Stack(
     embed="model.encoder.embed_tokens",
+    embed_norm="model.encoder.layernorm_embedding|",
     blocks="model.encoder.layers",
     ln_final="",
     order=POST_NORM,
@@ -242,6 +263,8 @@ _BART_ENCODER = Stack(
     attn_proj="out_proj",
     mlp="",
     mlp_pre="fc1",
+    mlp_act="activation_fn",
+    mlp_up="",
     mlp_post="fc2",
     mlp_out="fc2",
     heads="encoder_attention_heads",
@@ -250,6 +273,7 @@ _BART_ENCODER = Stack(
 _BART_DECODER = replace(
     _BART_ENCODER,
     embed="model.decoder.embed_tokens",
+    embed_norm="model.decoder.layernorm_embedding|",
     blocks="model.decoder.layers",
     order=POST_NORM_CROSS,
     ln_cross="encoder_attn_layer_norm",
@@ -274,6 +298,8 @@ _T5_ENCODER = Stack(
     attn_proj="o",
     mlp="layer.1.DenseReluDense",
     mlp_pre="layer.1.DenseReluDense.wi_0|layer.1.DenseReluDense.wi",
+    mlp_act="layer.1.DenseReluDense.act",
+    mlp_up="layer.1.DenseReluDense.wi_1|",
     mlp_post="layer.1.DenseReluDense.wo",
     resid_mid="layer.0",
     heads="num_heads",
@@ -290,6 +316,8 @@ _T5_DECODER = replace(
     cross_attn="layer.1.EncDecAttention",
     mlp="layer.2.DenseReluDense",
     mlp_pre="layer.2.DenseReluDense.wi_0|layer.2.DenseReluDense.wi",
+    mlp_act="layer.2.DenseReluDense.act",
+    mlp_up="layer.2.DenseReluDense.wi_1|",
     mlp_post="layer.2.DenseReluDense.wo",
     resid_mid_cross="layer.1",
 )
@@ -317,84 +345,3 @@ FAMILIES: tuple[Family, ...] = (
 def known_model_types() -> dict[str, Family]:
     """Every ``model_type`` of the table, and its row."""
     return {model_type: family for family in FAMILIES for model_type in family.model_types}
-
-
-def family_from(row: Family | Mapping[str, Any]) -> Family:
-    """Check a row that a user passes.
-
-    Args:
-        row: A `Family`, or a mapping with its fields; stacks are mappings too. ``"like"`` names a known model
-            type whose row is the starting point, so that only what differs needs to be given.
-
-    Returns:
-        The row.
-
-    Raises:
-        ModelError: An unknown field, a field of the wrong type, or an unknown ``"like"``.
-    """
-    if isinstance(row, Family):
-        return row
-    import pydantic
-
-    given = dict(row)
-    like = given.pop("like", None)
-    known = known_model_types()
-    if like is not None and like not in known:
-        raise ModelError(f"family: there is no row like {like!r}; known: {', '.join(sorted(known))}.")
-    base = Family("given") if like is None else known[like]
-    given = {"name": "given", **given}
-    try:
-        return pydantic.TypeAdapter(Family).validate_python(_merged(base, given))
-    except pydantic.ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ModelError(
-            f"family: {wrong}. A family has {_names(Family)}; a stack has {_names(Stack)}; "
-            f"its attention has {_names(Attention)}; a line has {_names(Line)}."
-        ) from None
-
-
-def _merged(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a row, with those of a mapping put over them, stacks field by field."""
-    merged = {f.name: getattr(base, f.name) for f in fields(base)}
-    starts = {"decoder": Stack(), "encoder": Stack(), "attention": Attention()}
-    for name, value in given.items():
-        if name in starts and isinstance(value, Mapping):
-            value = _merged(merged.get(name) or starts[name], value)
-        merged[name] = value
-    return merged
-
-
-def _names(kind: type) -> str:
-    return ", ".join(f.name for f in fields(kind))
-
-
-def recognise(hf_model: Any, config: Any) -> Family:
-    """The row of a model whose ``model_type`` is not in the table: the only one that its modules fit.
-
-    Args:
-        hf_model: The model.
-        config: Its (text) configuration, for the rows that depend on it.
-
-    Returns:
-        The row.
-
-    Raises:
-        ModelError: No row, or more than one, fits.
-    """
-    reasons = {family.name: misfits(hf_model, family.configured(config)) for family in FAMILIES}
-    fitting = [family for family in FAMILIES if not reasons[family.name]]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        found = f"its modules fit {' and '.join(family.name for family in fitting)} alike"
-    else:
-        # Without the blocks nothing inside them could be looked for.
-        nearest = min(reasons, key=lambda name: len(reasons[name]) + 50 * (".blocks" in str(reasons[name])))
-        shown = reasons[nearest][:6]
-        more = f" and {len(reasons[nearest]) - 6} more" if len(reasons[nearest]) > 6 else ""
-        found = f"the nearest family is {nearest!r}, but it does not fit: {', '.join(shown)}{more}"
-    raise ModelError(
-        f"whence does not know the architecture {hf_model.config.model_type!r}: {found}. Pass family= to say "
-        f"where its parts are, starting from a known one: {{'like': 'llama', 'decoder': {{'mlp': 'ffn'}}}}; "
-        f"whence.models.family explains the fields. Known: {', '.join(sorted(known_model_types()))}."
-    )

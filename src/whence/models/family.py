@@ -2,9 +2,9 @@
 
 A path is relative to the block (or, for ``embed``, ``blocks``, ``ln_final`` and ``unembed``, to the model).
 ``"a|b"`` takes the first that the module tree has; an empty alternative (``"a|"``) means that it may be
-missing. ``:half`` after a path takes the first half of the module's output, ``:copy`` marks an output that
-the model changes in place later. Where no module holds a value, a row quotes the line of the ``forward`` that
-makes it: the whole line, or its beginning up to an opening parenthesis.
+missing. ``:half`` after a path takes the first half of the module's output, ``:rest`` the second; ``:copy`` marks
+an output that the model changes in place later. Where no module holds a value, a row quotes the line of the
+``forward`` that makes it: the whole line, or its beginning up to an opening parenthesis.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Attention:
         softmax: ``"float32"`` or ``"own"`` (the scores' dtype): what the family's eager function computes in.
         divisor: Attribute of the module that divides the scores, where the call does not say.
         window: Attribute of the module with a boolean mask that the call applies on its own.
+        scale: Attribute of the module that multiplies the products of queries and keys, where scores have a ``Line``
+            of their own; without one it is the inverse square root of the head size.
         torch_call: Call of torch's fused attention in the module's own ``forward``, if it has one.
         order: The order in which the values can be read.
     """
@@ -65,6 +67,7 @@ class Attention:
     softmax: str = "float32"
     divisor: str = ""
     window: str = ""
+    scale: str = ""
     q: Line | None = None
     k: Line | None = None
     v: Line | None = None
@@ -82,7 +85,13 @@ class Stack:
         order: What a block does, in the order of execution.
         attn_proj: The output projection, relative to the attention module.
         attn_out: What the attention branch adds to the residual stream, if not the projection's output.
+        q_norm: Norm of the queries, relative to the attention module.
+        k_norm: Norm of the keys, likewise.
+        embed_norm: Norm between the embedding and the first block, relative to the model.
+        branch_norms: Whether ``attn_out`` and ``mlp_out`` are norms.
         mlp_pre: Module whose output goes into the nonlinearity.
+        mlp_act: The nonlinearity.
+        mlp_up: Module whose output the nonlinearity's is multiplied with, in gated MLPs.
         mlp_post: Module whose input comes out of the MLP's hidden layer.
         resid_mid: Line of the block that adds the attention branch, or the module that returns the sum.
         heads: Attribute of the configuration with the number of query heads.
@@ -101,9 +110,15 @@ class Stack:
     attn: str = "self_attn"
     attn_proj: str = "o_proj"
     attn_out: str = ""
+    q_norm: str = "q_norm|"
+    k_norm: str = "k_norm|"
+    embed_norm: str = ""
+    branch_norms: bool = False
     cross_attn: str = ""
     mlp: str = "mlp"
     mlp_pre: str = "mlp.gate_proj"
+    mlp_act: str = "mlp.act_fn"
+    mlp_up: str = "mlp.up_proj"
     mlp_post: str = "mlp.down_proj"
     mlp_out: str = ""
     resid_mid: str = "hidden_states = residual + hidden_states"
@@ -134,6 +149,7 @@ class Family:
         decoder: The stack that makes the logits.
         encoder: The stack that reads the source, in encoder-decoder models.
         unembed: The output head.
+        logit_cap: Attribute of the configuration with the soft cap between the output head and the logits.
         variants: Changes of the decoder's names, applied in order.
     """
 
@@ -144,6 +160,7 @@ class Family:
     decoder: Stack = field(default_factory=Stack)
     encoder: Stack | None = None
     unembed: str = "lm_head"
+    logit_cap: str = "final_logit_softcapping"
     variants: tuple[Variant, ...] = ()
 
     def stacks(self) -> dict[str, Stack]:

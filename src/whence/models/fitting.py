@@ -24,7 +24,7 @@ def missing_names(tree: set[str], row: Family) -> list[str]:
     """What a row names and the module tree of a model does not have."""
     missing = []
     for label, stack in row.stacks().items():
-        outside = {part: getattr(stack, part) for part in ("embed", "blocks", "ln_final")}
+        outside = {part: getattr(stack, part) for part in ("embed", "embed_norm", "blocks", "ln_final")}
         missing += [f"{label}.{k} ({v!r})" for k, v in outside.items() if v and find(tree, "", v) is None]
         blocks = find(tree, "", stack.blocks)
         if blocks is None:
@@ -44,8 +44,10 @@ def missing_names(tree: set[str], row: Family) -> list[str]:
 
 def _block_parts(stack: Stack) -> dict[str, str]:
     """Every module path of a block that a row gives, under the field it is given by."""
-    parts = {"attn": stack.attn, "attn_proj": f"{stack.attn}.{stack.attn_proj}", "mlp": stack.mlp}
-    named = ["ln1", "ln2", "attn_out", "mlp_pre", "mlp_post", "mlp_out"]
+    parts = {"attn": stack.attn, "mlp": stack.mlp}
+    inside = {part: getattr(stack, part) for part in ("attn_proj", "q_norm", "k_norm")}
+    parts |= {part: f"{stack.attn}.{path}" for part, path in inside.items() if path}
+    named = ["ln1", "ln2", "attn_out", "mlp_pre", "mlp_act", "mlp_up", "mlp_post", "mlp_out"]
     if stack.cross_attn:
         parts["cross_attn"] = stack.cross_attn
         named.append("ln_cross")
@@ -107,7 +109,7 @@ def _attention_misfits(module: Any, path: str, attention: Attention) -> list[str
     code = _source(module)
     texts = [line.text for part in "qkv" if (line := getattr(attention, part))] or [attention.call]
     found = [f"{path} has no line {text!r}" for text in texts if not quoted(code, text)]
-    names = [attention.divisor, attention.window]
+    names = [attention.divisor, attention.window, attention.scale]
     found += [f"{path} has no attribute {name!r}" for name in names if name and not hasattr(module, name)]
     # The pattern is recomputed from the call's arguments, so all that matter must be known.
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

@@ -14,6 +14,7 @@ from whence.models.quantised import (
     FORMATS,
     bitsandbytes_config,
     compute_in,
+    keep_unpacked,
     quantisation,
     quiet_casts,
     require_quantised,
@@ -43,7 +44,8 @@ def load(
     Args:
         name_or_path_or_model: A Hugging Face hub id, a local folder, the name of a bundled model
             (``"whence/stories"``, ``"whence/en-it"``), or a transformers model in memory (which is put
-            into evaluation mode, and otherwise left as it is).
+            into evaluation mode, its 4-bit weights are kept in the layout that has gradients, and otherwise it
+            is left as it is).
         dtype: ``"float32"``, ``"float64"``, ``"bfloat16"``, ``"float16"``, ``"auto"`` (the
             checkpoint's), or a torch dtype. By default the checkpoint's on an accelerator, and float32 on
             a CPU, where half precision is many times slower. ``"nf4"``, ``"fp4"`` and ``"int8"`` quantise
@@ -105,6 +107,8 @@ def load(
                 f"{', '.join(unused)}: options for loading a checkpoint do not apply to a model in memory."
             )
         name = getattr(hf.config, "_name_or_path", "") or type(hf).__name__
+        # Before it moves: packed weights that are moved are damaged.
+        keep_unpacked(hf)
         if device is not None:
             hf.to(device)
     if isinstance(tokenizer, str | Path):
@@ -194,6 +198,7 @@ def _from_pretrained(name: str, dtype: Any, device: Any, device_map: Any, option
         raise unloadable(name, error) from error
     # Nobody asks for gradients of weights, and without them fused attention kernels and less memory will do.
     hf.requires_grad_(False)
+    keep_unpacked(hf)
     if "device_map" not in kwargs:
         hf.to(device)
     if quantised and on_cpu:

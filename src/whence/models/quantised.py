@@ -8,6 +8,8 @@ from typing import Any
 from whence.core.extras import require
 
 FORMATS = ("nf4", "fp4", "int8")
+# A 4-bit layer's switch, on where the CPU has AVX512-BF16.
+_PACKS = "support_avx512bf16_for_cpu"
 
 
 def bitsandbytes_config(name: str, compute: Any) -> Any:
@@ -82,6 +84,40 @@ def quantisation(config: Any) -> str | None:
 def _settings(config: Any) -> dict[str, Any]:
     found = getattr(config, "quantization_config", None) or {}
     return found if isinstance(found, dict) else found.to_dict()
+
+
+def keep_unpacked(hf: Any) -> None:
+    """Keep 4-bit weights in the layout that has gradients, also on CPUs for which bitsandbytes has another.
+
+    On a CPU with AVX512-BF16, a 4-bit layer in evaluation mode packs its weights the first time that its input
+    asks for no gradient. From then on it computes in bfloat16, by a kernel with neither derivatives nor a rule
+    for batches, and it does so only for some shapes. Each layer has a switch of its own, which is turned off
+    here. A layer that has been packed before gets back its codes exactly, and its scales as packing has rounded
+    them, to bfloat16.
+
+    Args:
+        hf: A model, with or without bitsandbytes layers, on any device.
+    """
+    for module in hf.modules():
+        if hasattr(module, _PACKS):
+            setattr(module, _PACKS, False)
+            _unpack(module.weight)
+
+
+def _unpack(weight: Any) -> None:
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return
+    if getattr(state, "packing_format_for_cpu", False):
+        from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+
+        # Scales that were quantised themselves stay in full: to quantise them again would change them again.
+        state.original_nested = False
+        weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(weight.data, state)
+    # bitsandbytes leaves them as packing arranged them, a column for each row of the weights. So it also does when
+    # it saves a packed model, and the checkpoint has them so.
+    if state.absmax.ndim == 2:
+        state.absmax = state.absmax.T.float().flatten()
 
 
 def compute_in(hf: Any, dtype: Any) -> None:

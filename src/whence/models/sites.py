@@ -53,17 +53,20 @@ class SiteBuilder:
         self.config = config
         self.row = row
         self.sites: dict[str, Site] = {}
+        self.bends: list[dict[str, Any]] = []
         self.absent: dict[str, str] = {}
         self.n_layers: dict[str, int] = {}
         self.head_count: dict[str, int] = {}
         self.parts: dict[str, dict[str, str]] = {}
         self.paths: dict[str, Any] = {"embed": {}, "blocks": {}, "ln_final": {}, "parts": self.parts}
+        self.sinks = False
         self.layer: int | None = None
         self.prefix = ""
         for self.stack, stack in row.stacks().items():
             self._stack(stack, f"{self.stack}." if row.encoder is not None else "")
         self.paths["unembed"] = find(tree, "", row.unembed) or ""
         self._module("unembed", self.paths["unembed"], axes=VOCABULARY)
+        self._cap(getattr(config, row.logit_cap, None) if row.logit_cap else None)
         self._add("logits", VOCABULARY, {"kind": "logits"})
 
     def _stack(self, stack: Stack, start: str) -> None:
@@ -79,11 +82,13 @@ class SiteBuilder:
         self.head_count[self.stack] = int(heads)
         self.n_layers[self.stack] = count_blocks(self.tree, blocks)
         self._module(f"{start}embed", self.paths["embed"][self.stack], cut=True)
+        self._norm(find(self.tree, "", stack.embed_norm))
         for layer in range(self.n_layers[self.stack]):
             self.layer, self.prefix = layer, f"{start}blocks.{layer}"
             self._block(stack, f"{blocks}.{layer}", int(heads))
         self.layer = None
         if self.paths["ln_final"][self.stack]:
+            self._norm(self.paths["ln_final"][self.stack])
             self._module(f"{start}ln_final", self.paths["ln_final"][self.stack])
         else:
             self.absent[f"{start}ln_final"] = "this stack has no norm after its last block"
@@ -119,6 +124,29 @@ class SiteBuilder:
     ) -> None:
         self._add(name, axes, {"kind": kind, "path": path, **options}, cut=cut)
 
+    def _bend(self, rule: str, **data: Any) -> None:
+        """Note a place between the last site and the next where the model is not linear."""
+        self.bends.append({"rule": rule, "order": len(self.sites) - 0.5, **data})
+
+    def _norm(self, path: str | None, inside: str = "") -> None:
+        """Note a norm; its site, if it has one, comes after it.
+
+        Args:
+            path: The norm, if there is one.
+            inside: A module whose ``forward`` calls it, and has lines that are read.
+        """
+        if path:
+            module = self.hf_model.get_submodule(path)
+            found = [getattr(module, name) for name in ("eps", "variance_epsilon") if hasattr(module, name)]
+            eps = float(found[0]) if found and found[0] is not None else None
+            self._bend("norm", key=path, path=path, eps=eps, **({"instrument": inside} if inside else {}))
+
+    def _cap(self, cap: float | None) -> None:
+        """Note the soft cap between the output head and the logits, if there is one."""
+        if cap is not None:
+            spec = {"kind": "logits", "site": "logits"}
+            self._bend("cap", key="logits", path=self.paths["unembed"], cap=float(cap), spec=spec)
+
     def _block(self, stack: Stack, block: str, heads: int) -> None:
         prefix = self.prefix
         children = {
@@ -138,6 +166,7 @@ class SiteBuilder:
                 self._residual(step, stack, block)
             elif step.startswith("ln"):
                 if step in children:
+                    self._norm(children[step])
                     late = step == "ln2" and order.index("ln2") < order.index("mlp")
                     self._module(f"{prefix}.{step}", children[step], **(flat if late else {}))
                 else:
@@ -184,18 +213,31 @@ class SiteBuilder:
     def _attention(self, kind: str, stack: Stack, block: str, heads: int) -> None:
         path = find(self.tree, block, getattr(stack, kind)) or ""
         name = f"{self.prefix}.{kind}"
+        factor = self._factor(path, heads)
+        # What transformers' attention functions call s_aux: logits beside those of the keys.
+        self.sinks |= "sinks" in dict(self.hf_model.get_submodule(path).named_parameters(recurse=False))
+        for norm in (stack.q_norm, stack.k_norm):
+            self._norm(find(self.tree, path, norm) if norm else "", inside=path)
         for part in stack.attention.order.split():
             axes = {"q": HEADS, "k": KEY_HEADS, "v": KEY_HEADS}.get(part, PATTERN)
             if kind == "cross_attn" and part in ("k", "v"):
                 axes = CROSS_KEY_HEADS
-            spec = _attention_spec(stack.attention, part, path, self._factor(path, heads))
-            self._add(f"{name}.{part}", axes, spec)
+            self._add(f"{name}.{part}", axes, _attention_spec(stack.attention, part, path, factor))
+            if part in ("q", "k", "v"):
+                self._bend("keep", key=f"{name}.{part}", spec=self.sites[f"{name}.{part}"].spec)
+        scale = None
+        if stack.attention.scores is not None:
+            own = stack.attention.scale
+            scale = float(getattr(self.hf_model.get_submodule(path), own)) if own else factor
+        self._bend("pattern", key=name, spec=self.sites[f"{name}.pattern"].spec, scale=scale)
         projection = f"{path}.{stack.attn_proj}"
+        self._bend("mix", key=name, spec={"kind": "input", "path": projection, "heads": heads, "site": f"{name}.z"})
         self._module(f"{name}.z", projection, axes=HEADS, kind="input", heads=heads)
         self._add(f"{name}.result", HEADS, {"kind": "result", "path": projection, "heads": heads})
         out = projection
         if kind == "attn" and stack.attn_out:
             out = find(self.tree, block, stack.attn_out) or ""
+            self._norm(out if stack.branch_norms else "")
         self._module(f"{name}_out", out)
 
     def _factor(self, attn: str, heads: int) -> float:
@@ -212,7 +254,29 @@ class SiteBuilder:
                 self.absent[name] = "this MLP is a mixture of experts, or has no module there"
                 continue
             marks = dict.fromkeys(text.split(":")[1:], True)
+            if part == "mlp_post":
+                self._gate(stack, block, path)
+            elif part == "mlp_out" and stack.branch_norms:
+                self._norm(path)
             self._module(name, path, kind=kind, **marks, **flat)
+
+    def _gate(self, stack: Stack, block: str, post: str) -> None:
+        """Note the nonlinearity of an MLP, and the product that a gated one makes of it."""
+        act = find(self.tree, block, stack.mlp_act) if stack.mlp_act else ""
+        up = find(self.tree, block, stack.mlp_up) if stack.mlp_up else ""
+        bent, other = f"{self.prefix}.mlp.act", f"{self.prefix}.mlp.up"
+        marks = dict.fromkeys(stack.mlp_up.split(":")[1:], True)
+        spec = {"kind": "output", "path": up, "site": other, **marks}
+        # A module that makes both halves runs before the nonlinearity, one of its own after it.
+        if marks:
+            self._bend("keep", key=other, spec=spec)
+        if act:
+            self._bend("elementwise", key=bent, path=act)
+        if up and not marks:
+            self._bend("keep", key=other, spec=spec)
+        if act and up:
+            name = f"{bent}.times"
+            self._bend("gate", key=name, factors=[bent, other], spec={"kind": "input", "path": post, "site": name})
 
 
 def _is_computed(spec: Mapping[str, Any]) -> bool:

@@ -105,7 +105,9 @@ def select_steps(steps: Any, first: int, length: int, lowest: int) -> list[Span]
     steps = steps.tolist() if hasattr(steps, "tolist") else steps
     if steps is None:
         steps = "generated"
-    if isinstance(steps, str):
+    if isinstance(steps, str) and steps == "whole":
+        chosen = [(first, length)] if first < length else []
+    elif isinstance(steps, str):
         chosen = _singles(*_named(steps, first, length, lowest))
     elif isinstance(steps, Mapping):
         chosen = _singles(*_absolute(steps, length, lowest))
@@ -132,7 +134,7 @@ def _named(word: str, first: int, length: int, lowest: int) -> Span:
     if word == "generated":
         return max(first, lowest), length
     if word not in ("prompt", "all"):
-        raise InputError(f'steps: the words are "generated", "prompt" and "all", not {word!r}.')
+        raise InputError(f'steps: the words are "generated", "whole", "prompt" and "all", not {word!r}.')
     if first < lowest + (word == "prompt") or first == 0:
         raise InputError(
             f"steps={word!r}: the prompt has no token that something before it predicts "

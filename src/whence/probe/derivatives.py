@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import Accept, Derivatives, Path, Reduction, Subject
+from whence.core.contract import Accept, Derivatives, Path, Reduction, Rules, Subject
 from whence.core.errors import InputError, UnsupportedError
 from whence.core.progress import Progress
 from whence.models.model import Model
@@ -13,7 +13,7 @@ from whence.probe.baseline import no_words
 from whence.probe.checks import check_finite, derivative_gaps
 from whence.probe.differentiate import differentiate
 from whence.probe.layers import embedding_leaves
-from whence.probe.payload import run_data, score_data
+from whence.probe.payload import rules_data, run_data, score_data
 from whence.probe.plan import Plan, choose_mode, make_plan
 
 if TYPE_CHECKING:
@@ -35,14 +35,22 @@ def take_derivatives(
     reference: bool,
     of: Subject,
     rank: int,
+    rules: Rules | None,
 ) -> Derivatives:
     """Derivatives of every column; arguments, result and errors as `ModelProbe.differentiate` says."""
-    plan, pairs = plan_derivatives(probe, reduce=reduce, paths=paths, reference=reference, of=of, rank=rank)
+    plan, pairs = plan_derivatives(
+        probe, reduce=reduce, paths=paths, reference=reference, of=of, rank=rank, rules=rules
+    )
     if reduce != "dot" and plan.mode in ("forward", "finite"):
         kind = "forward mode gives" if plan.mode == "forward" else "finite differences give"
         raise UnsupportedError(
             f"{kind} derivatives along directions, and this method needs the whole gradient. "
             "Use mode='reverse' or 'auto', where gradients are to be had."
+        )
+    if rules is not None and plan.mode == "finite":
+        raise UnsupportedError(
+            f"{rules} has rules in place of derivatives, and finite differences cannot follow them. Leave out "
+            "derivative='finite', or take integrated_gradients."
         )
     alone = any(path.alone for path in paths)
     if alone and not len(pairs):
@@ -51,7 +59,7 @@ def take_derivatives(
         )
     otherwise = None
     if plan.mode == "forward" and probe.mode == "auto" and not alone:
-        second = _sized(probe, "reverse", paths, len(pairs), probe.columns.shape[1])
+        second = _sized(probe, "reverse", paths, len(pairs), probe.columns.shape[1], rules)
         otherwise = {"mode": "reverse", "rows": second.rows, "products": second.products}
     adjoint = probe.thorough or plan.mode == "forward" or probe.columns.shape[1] >= _ADJOINT_COLUMNS
     with Progress("derivatives", plan.forwards + plan.derivatives) as bar:
@@ -77,6 +85,7 @@ def take_derivatives(
                 "seed": probe.seed,
                 "advance": bar.advance if probe.model.remote is None else None,
             },
+            rules=None if rules is None else rules_data(probe.model, probe.target),
         )
     if "no_tangent" in found:
         raise UnsupportedError(f"forward mode is not possible here: {found['no_tangent']} Use mode='reverse'.")
@@ -89,11 +98,14 @@ def take_derivatives(
     }
     if found["note"]:
         record["mode_note"] = found["note"]
+    # By rules the shares of a site add up to a difference only where nothing goes past the site.
+    whole = rules is None or probe.layers.complete
+    there = found["there"] if whole else None
     return Derivatives(
         values=_answer(probe, found["values"], 3, "derivatives"),
         layers=probe.layers.labels,
         here=probe.here,
-        there=None if found["there"] is None else _answer(probe, found["there"], 3 if alone else 2, "reference run"),
+        there=None if there is None else _answer(probe, there, 3 if alone else 2, "reference run"),
         record=record,
         gaps=derivative_gaps(probe.model, probe.here, found),
         error=None if found["error"] is None else _answer(probe, found["error"], 3, "standard errors"),
@@ -102,7 +114,14 @@ def take_derivatives(
 
 
 def plan_derivatives(
-    probe: ModelProbe, *, reduce: Reduction, paths: Sequence[Path], reference: bool, of: Subject, rank: int
+    probe: ModelProbe,
+    *,
+    reduce: Reduction,
+    paths: Sequence[Path],
+    reference: bool,
+    of: Subject,
+    rank: int,
+    rules: Rules | None,
 ) -> tuple[Plan, Int[Tensor, "row two"]]:
     """Chunk sizes of a question, and the rows that forward mode would run.
 
@@ -113,6 +132,7 @@ def plan_derivatives(
         reference: Whether there is a reference.
         of: As in `ModelProbe.differentiate`.
         rank: As in `ModelProbe.differentiate`.
+        rules: As in `ModelProbe.differentiate`.
 
     Returns:
         The plan, and pairs of example and feature that can have a displacement.
@@ -131,10 +151,13 @@ def plan_derivatives(
     # Where each feature has rows of its own anyway, one direction per row is all there is to ask.
     features = 0 if any(path.alone for path in paths) else most
     chosen = choose_mode(probe.mode, features=features, columns=columns, contracts=reduce == "dot")
-    return _sized(probe, chosen, paths, len(pairs), columns), torch.tensor(pairs, dtype=torch.long).view(-1, 2)
+    plan = _sized(probe, chosen, paths, len(pairs), columns, rules)
+    return plan, torch.tensor(pairs, dtype=torch.long).view(-1, 2)
 
 
-def _sized(probe: ModelProbe, mode: str, paths: Sequence[Path], features: int, columns: int) -> Plan:
+def _sized(
+    probe: ModelProbe, mode: str, paths: Sequence[Path], features: int, columns: int, rules: Rules | None
+) -> Plan:
     model = probe.model
     return make_plan(
         probe.shape(),
@@ -146,6 +169,7 @@ def _sized(probe: ModelProbe, mode: str, paths: Sequence[Path], features: int, c
         free=model.free_bytes(),
         cpu=model.device.type == "cpu",
         most=1 if model.rows_interact else None,
+        paired=rules is not None,
     )
 
 

@@ -42,6 +42,7 @@ def differentiate(
     references: list[dict[str, Any]] | None,
     features: dict[str, Any],
     question: dict[str, Any],
+    rules: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Answer the question for every layer asked for, in one request.
 
@@ -62,6 +63,8 @@ def differentiate(
             ``of`` and ``rank`` (see `whence.probe.heads`), ``reduce``, ``mode``, ``rows`` and ``products`` (chunk
             sizes), ``otherwise`` (mode and chunk sizes if an operation has no tangent, or None), ``adjoint``
             (compare both modes at the last point), ``seed``, ``advance`` (told of progress, or None).
+        rules: DeepLIFT's rules in place of derivatives (see `whence.probe.paired`), or None. By them every layer
+            shares out the same difference, so that ``there`` is the target with the input at its reference.
 
     Returns:
         ``no_tangent`` (what has none, where forward mode was insisted on), or: ``values``
@@ -79,14 +82,19 @@ def differentiate(
         "features": features,
         "counts": {"rows": 0, "vjps": 0, "jvps": 0},
         "way": None,
+        "rules": rules,
     }
     deep = [leaf for group in groups for leaf in group if not is_input(leaf, embeds)]
     if references is not None and deep:
         capture_ends(model, run, state, deep, references, used)
     noop = lows = None
     if references is not None:
-        values = [endpoints(model, run, score, state, group, used, question["rows"]) for group in groups]
+        sites = groups if rules is None else [embeds]
+        values = [endpoints(model, run, score, state, group, used, question["rows"]) for group in sites]
         noop, lows = (torch.stack(side) for side in zip(*values, strict=True))
+        if rules is not None:
+            # Rules must leave the target itself as it is, so that of the rows which have them is looked at.
+            noop, lows = None, lows.expand(len(groups), -1, -1, -1)
     note, taken, asked, results, there = "", 0, question, [], None
     for number, path in enumerate(question["paths"]):
         taken = number
@@ -178,10 +186,10 @@ def products(
     question: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """The products of every layer along one path, in the mode of the question."""
-    # One pass serves all layers of one stack when the site keeps its clean value. A path needs a pass per
+    # One pass serves all layers of one stack when every site keeps its clean value. A path needs a pass per
     # layer, and so do two stacks: there each layer's leaves are inputs of their own.
     one_stack = len({leaf["stream"] for group in groups for leaf in group}) == 1
-    clean = state["references"] is None and not question["noise"]
+    clean = (state["references"] is None or state["rules"] is not None) and not question["noise"]
     shared = clean and question["mode"] == "reverse" and one_stack
     results = []
     for layers in [groups] if shared else [[group] for group in groups]:

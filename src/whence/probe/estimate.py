@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,18 @@ from whence.core.contract import (
     Path,
     Reduction,
     Removal,
+    Rules,
     Stage,
     Subject,
+    Vocabulary,
+    Zeroed,
+    Zeroing,
 )
+from whence.core.tokens import Token
 from whence.probe.derivatives import plan_derivatives
 from whence.probe.plan import Plan, make_rows
 from whence.probe.probe import ModelProbe
+from whence.probe.zeroing import removals, rows_per_pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,9 +101,19 @@ class DryProbe:
         return self.probe.defined
 
     @property
+    def outside(self) -> Tensor:
+        """Which features each column looks at from outside."""
+        return self.probe.outside
+
+    @property
     def free(self) -> Tensor:
-        """Which features a perturbation can change."""
+        """Which features a removal changes."""
         return self.probe.free
+
+    @property
+    def streams(self) -> Tensor:
+        """The stream that each feature begins in."""
+        return self.probe.streams
 
     @property
     def layer_labels(self) -> tuple[str, ...]:
@@ -113,6 +129,20 @@ class DryProbe:
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
         return self.probe.anatomy
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        return self.probe.unit
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of the real probe."""
+        return self.probe.vocabulary
+
+    def places(self, chosen: Callable[[Token], bool]) -> Tensor:
+        """The places whose token is chosen."""
+        return self.probe.places(chosen)
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """The real values: what a method does next may depend on their shapes. One forward pass."""
@@ -143,13 +173,33 @@ class DryProbe:
         tail = (wide,) if self.probe.layers.labels else ()
         return torch.zeros(len(examples), self.probe.batch.columns.shape[1], *tail)
 
-    def resample(self, examples: Tensor, ids: Tensor, *, rows: int | None = None) -> Tensor:
+    def resample(self, examples: Tensor, ids: Tensor, *, top: int | None = None, rows: int | None = None) -> Tensor:
         """Zeros, and a note of the rows."""
         import torch
 
-        del ids
+        del ids, top
         self._rows(len(examples), rows)
         return torch.zeros(len(examples), self.probe.batch.columns.shape[1])
+
+    def zero(self, question: Zeroing) -> Zeroed:
+        """Zeros of the right shapes, and a note of the rows, of which one per sequence is clean."""
+        import torch
+
+        probe = self.probe
+        layers, count = probe.anatomy.layers, len(probe.groups)
+        steps = probe.batch.query.shape[1]
+        third = probe.feature_count if question.each == "feature" else probe.batch.width
+        places = probe.widths[-1] if question.everywhere else steps
+        total = len(removals(probe, question.each)[0])
+        self._rows(total + count, rows_per_pass(probe, question, total))
+        return Zeroed(
+            moved=torch.zeros(count, places, third, layers["decoder"]),
+            query=torch.zeros(count, steps, dtype=torch.long),
+            encoder=torch.zeros(count, probe.widths[0], third, layers["encoder"]) if len(layers) > 1 else None,
+            tokens=torch.full((count, third), -1),
+            mixture=torch.zeros(probe.batch.columns.shape[:2]),
+            record={},
+        )
 
     def _rows(self, total: int, rows: int | None) -> None:
         shape, model = self.probe.shape(), self.probe.model
@@ -166,14 +216,18 @@ class DryProbe:
         reference: bool = False,
         of: Subject = "target",
         rank: int = 1,
+        rules: Rules | None = None,
     ) -> Derivatives:
         """Zeros of the right shape, and a note of the plan: of the first path, as zeros are accepted."""
         import torch
 
         probe = self.probe
         layers = len(probe.layers.groups)
-        plan, _ = plan_derivatives(probe, reduce=reduce, paths=paths[:1], reference=reference, of=of, rank=rank)
-        self.plans += [plan] * (layers if reference or paths[0].noise else 1)
+        plan, _ = plan_derivatives(
+            probe, reduce=reduce, paths=paths[:1], reference=reference, of=of, rank=rank, rules=rules
+        )
+        moved = (reference and rules is None) or paths[0].noise
+        self.plans += [plan] * (layers if moved else 1)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()
         third = probe.feature_count if reduce == "dot" else probe.batch.width

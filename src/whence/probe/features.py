@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
+from whence.probe.baseline import Baseline
 from whence.probe.batch import Batch
 
 if TYPE_CHECKING:
@@ -70,3 +71,66 @@ def free_features(
     found = torch.zeros(len(of), count + 1, dtype=torch.bool)
     found.scatter_(1, torch.where(changeable, of, count), True)
     return found[:, :count]
+
+
+def outside_features(
+    batch: Batch, of: Int[Tensor, "example token"], count: int
+) -> Bool[Tensor, "example column feature"]:
+    """Which features each column looks at from outside.
+
+    Args:
+        batch: The sequences.
+        of: The feature of each place, or -1.
+        count: How many features the longest sequence has.
+
+    Returns:
+        True where some step of the column comes after the feature's first token and is not read from inside it.
+    """
+    import torch
+
+    places = torch.arange(batch.width)
+    query = batch.query + batch.offsets[-1]
+    # Everything in a stream before the last is there for every step.
+    first = torch.full((len(of), count + 1), batch.width)
+    first.scatter_reduce_(1, torch.where(of < 0, count, of), places.expand_as(of), "amin")
+    first = torch.where(first < batch.offsets[-1], 0, first)[:, None, :count]
+    inside = of.gather(1, query)[:, :, None] == torch.arange(count)
+    outside = (first <= query[:, :, None]) & ~inside
+    return ((batch.columns > 0)[..., None] & outside[:, None]).any(2)
+
+
+def feature_streams(batch: Batch, of: Int[Tensor, "example token"], count: int) -> Int[Tensor, "example feature"]:
+    """The stream that each feature begins in, or -1.
+
+    Args:
+        batch: The sequences.
+        of: The feature of each place, or -1.
+        count: How many features the longest sequence has.
+
+    Returns:
+        One stream per feature.
+    """
+    import torch
+
+    many = len(batch.widths)
+    stream_of = torch.arange(many).repeat_interleave(torch.tensor(batch.widths)).expand_as(of)
+    found = torch.full((len(of), count + 1), many)
+    found.scatter_reduce_(1, torch.where(of < 0, count, of), stream_of, "amin")
+    return torch.where(found == many, -1, found)[:, :count]
+
+
+def at_baseline(batch: Batch, baseline: Baseline) -> Bool[Tensor, "example token"]:
+    """Which places hold the token that they would be replaced by, so that replacing them is nothing."""
+    import torch
+
+    ids = torch.full((len(batch.sequences), batch.width), -1)
+    other = torch.full_like(ids, -2)
+    for row, (one, slots) in enumerate(zip(batch.sequences, batch.slots, strict=True)):
+        ids[row, slots] = torch.tensor([token.id for token in one.tokens])
+        for stream, record in enumerate(baseline.record):
+            if record["kind"] == "text":
+                other[row, slots[: len(record["ids"])]] = torch.tensor(record["ids"])
+            elif record["kind"] == "token":
+                begin = batch.offsets[stream]
+                other[row, begin : begin + batch.widths[stream]] = record["id"]
+    return ids == other

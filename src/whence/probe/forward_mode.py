@@ -12,8 +12,9 @@ import torch.nn.attention
 from torch.autograd import forward_ad
 
 from whence.probe.directions import directional_products
+from whence.probe.paired import differentiable_rows
 from whence.probe.path import chosen_move, passes_clean, stand
-from whence.probe.rows import at_steps, column_values, forward_rows, target_values
+from whence.probe.rows import at_steps, column_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,9 +80,8 @@ def tangents(
     edit = tangent_edit(state, stands, chosen)
     # Fused attention kernels have no tangent; the plain one has, and gives the same numbers.
     with torch.no_grad(), forward_ad.dual_level(), plain_attention():
-        out = forward_rows(model, run, examples, group, edit)
-        steps = target_values(run, score, examples, out["logits"])
-        value, tangent = forward_ad.unpack_dual(steps)
+        out = differentiable_rows(model, run, score, state, group, stands, edit)
+        value, tangent = forward_ad.unpack_dual(out["steps"])
         if states is not None:
             moved = forward_ad.unpack_dual(out["hidden"]).tangent
             tangent = None if moved is None else (at_steps(run, examples, moved).to(states) * states).sum(-1)

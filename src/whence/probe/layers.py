@@ -22,12 +22,14 @@ class Layers:
         labels: Names of the layers; empty when there is no layer axis.
         streams: The streams that the leaves cover.
         deep: Whether they are something else than the input embeddings.
+        complete: Whether at every layer all that follows depends on the input only through the leaves.
     """
 
     groups: list[list[Leaf]]
     labels: tuple[str, ...]
     streams: frozenset[int]
     deep: bool
+    complete: bool
 
 
 def embedding_leaves(architecture: Architecture) -> list[Leaf]:
@@ -75,7 +77,7 @@ def find_layers(architecture: Architecture, layer: Any) -> Layers:
     streams = list(architecture.paths["embed"])
     if layer is None:
         leaves = embedding_leaves(architecture)
-        return Layers([leaves], (), frozenset(range(len(streams))), deep=False)
+        return Layers([leaves], (), frozenset(range(len(streams))), deep=False, complete=True)
     if layer == "all":
         layer = list(range(min(architecture.n_layers.values())))
     several = isinstance(layer, Sequence) and not isinstance(layer, str)
@@ -89,7 +91,9 @@ def find_layers(architecture: Architecture, layer: Any) -> Layers:
     labels = tuple(str(one) for one in wanted)
     if len(set(labels)) != len(labels):
         raise InputError(f"layer: {layer!r} names a layer twice.")
-    return Layers(groups, labels if several else (), covered.pop(), deep=True)
+    cut = all(architecture.site(leaf["key"]).cut for group in groups for leaf in group)
+    complete = cut and all(len(group) == len(streams) for group in groups)
+    return Layers(groups, labels if several else (), covered.pop(), deep=True, complete=complete)
 
 
 def _group(architecture: Architecture, layer: Any, streams: list[str]) -> list[Leaf]:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.respond import leaf_order
-from whence.probe.rows import forward_rows, keep_value, select_rows
+from whence.probe.rows import forward_rows, keep_value, leaf_order, select_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +30,7 @@ def observe(model: Any, run: dict[str, Any], leaves: list[dict[str, Any]], count
         For each leaf's key, its value for every example, on the CPU.
     """
     with torch.no_grad():
-        out = forward_rows(model, run, torch.arange(count), leaves, keep_value)
+        out = forward_rows(model, run, torch.arange(count), leaves, keep_value, answers=False)
     return {leaf["key"]: value.cpu() for leaf, value in zip(leaves, out["values"], strict=True)}
 
 
@@ -54,9 +53,9 @@ def fold_stages(
         stages: In the order of the forward pass: ``name``, ``facts`` and ``leaves``; every leaf has the ``short``
             name by which the function knows it.
         step: ``step(model, state, stage, values)``, called inside the trace when all sites of a stage were read.
-            The state is its own, but for ``run`` (the examples at hand), ``data``, and ``found``, where it
-            puts what is wanted: tensors whose first axis is the examples. Values are the model's own
-            tensors: they are not to be changed.
+            The state is its own, but for ``run`` (the examples at hand), ``examples`` (their numbers in the
+            batch), ``data``, and ``found``, where it puts what is wanted: tensors whose first axis is the
+            examples. Values are the model's own tensors: they are not to be changed.
         data: Plain data for it.
         count: How many examples the batch has.
         chunk: Examples per pass.
@@ -66,9 +65,10 @@ def fold_stages(
     """
     made = []
     for part in torch.arange(count).split(chunk):
-        state: dict[str, Any] = {"run": select_rows(run, part), "data": data, "found": {}}
+        state: dict[str, Any] = {"run": select_rows(run, part), "examples": part, "data": data, "found": {}}
+        edit = stage_edit(model, state, stages, step)
         with torch.no_grad():
-            forward_rows(model, run, part, stage_leaves(stages), stage_edit(model, state, stages, step))
+            forward_rows(model, run, part, stage_leaves(stages), edit, answers=False)
         made.append({name: value.cpu() for name, value in state["found"].items()})
     return {name: torch.cat([one[name] for one in made]) for name in made[0]}
 

@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from whence.core.errors import UnsupportedError
 from whence.models.model import Model
 from whence.probe.batch import Batch
 from whence.step_functions import StepFunction
 
 
-def run_data(model: Model, batch: Batch) -> dict[str, Any]:
-    """A batch, and where the model keeps what every program needs."""
+def run_data(model: Model, batch: Batch, *, reads: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """A batch, and where the model keeps what every program needs.
+
+    Args:
+        model: The model.
+        batch: The batch.
+        reads: Leaves whose values are wanted. Where they are of the size of the vocabulary, the model makes
+            them at all positions, else only where there may be steps.
+    """
+    sites = model.architecture.sites
+    whole = any("vocabulary" in sites[one["key"]].axes for one in reads)
     return {
         "inputs": dict(batch.inputs),
         "length": batch.widths[-1],
-        "keep": batch.keep() if "logits_to_keep" in model.accepts else None,
+        "keep": batch.keep() if "logits_to_keep" in model.accepts and not whole else None,
         "unembed": model.architecture.paths["unembed"],
+        "ln_final": model.architecture.paths["ln_final"]["decoder"],
         "query": batch.query,
         "target_ids": batch.target_ids,
         "columns": batch.columns,
+    }
+
+
+def rules_data(model: Model, function: StepFunction) -> dict[str, Any]:
+    """What DeepLIFT's rules need of a model and a step function (see `whence.probe.paired`)."""
+    architecture = model.architecture
+    for bend in architecture.bends:
+        if bend["rule"] == "norm" and bend["eps"] is None:
+            raise UnsupportedError(f"deeplift: the norm {bend['path']} does not say what it adds to the mean square.")
+    # The target's gradient is averaged along a straight line, where 64 points leave about 1e-6.
+    points, weights = np.polynomial.legendre.leggauss(64)
+    return {
+        "bends": [dict(bend) for bend in architecture.bends],
+        "multipliers": function.multipliers,
+        "points": ((points + 1) / 2).tolist(),
+        "weights": (weights / 2).tolist(),
     }
 
 

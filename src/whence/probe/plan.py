@@ -129,6 +129,7 @@ def make_plan(
     free: int,
     cpu: bool,
     most: int | None = None,
+    paired: bool = False,
 ) -> Plan:
     """Choose chunk sizes so that a pass fits.
 
@@ -142,6 +143,7 @@ def make_plan(
         free: Bytes that are free.
         cpu: Whether the model runs on a CPU.
         most: Rows that may run together at most, or None.
+        paired: Whether every row runs with one of its reference; then ``rows`` counts pairs.
 
     Returns:
         The plan.
@@ -157,9 +159,14 @@ def make_plan(
         products = max(1, min(PRODUCTS, columns))
         row = shape.graph_bytes() + products * shape.pass_bytes()
         derivatives = total * columns
+    width = 2 if paired else 1
+    row *= width
+    if mode == "reverse":
+        # In forward mode all rows of an example share its reference.
+        forwards *= width
     fits = int(free * _SHARE) // max(row, 1)
     if cpu:
-        fits = min(fits, max(1, _CPU_TOKENS // shape.positions))
+        fits = min(fits, max(1, _CPU_TOKENS // (width * shape.positions)))
     rows = max(1, min(fits, total, most or total))
     return Plan(mode, rows, products, forwards + examples, derivatives, rows * row)
 

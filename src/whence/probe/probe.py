@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +15,36 @@ from whence.core.contract import (
     Path,
     Reduction,
     Removal,
+    Rules,
     Stage,
     Subject,
+    Vocabulary,
+    Zeroed,
+    Zeroing,
 )
 from whence.core.errors import ModelError
+from whence.core.tokens import Token
 from whence.models.model import Model
 from whence.probe.baseline import Baseline, replaceable
 from whence.probe.batch import Batch
 from whence.probe.checks import check_finite
 from whence.probe.derivatives import take_derivatives
-from whence.probe.features import defined_features, feature_of, free_features
+from whence.probe.features import (
+    at_baseline,
+    defined_features,
+    feature_of,
+    feature_streams,
+    free_features,
+    outside_features,
+)
 from whence.probe.layers import Layers, leaf, stage_data
-from whence.probe.measure import measure
+from whence.probe.measuring import sum_columns
 from whence.probe.observe import fold_stages, observe
-from whence.probe.payload import run_data, score_data
+from whence.probe.payload import run_data
 from whence.probe.plan import Shape, shape_of
 from whence.probe.variants import exchange_tokens, remove_features
+from whence.probe.vocabulary import vocabulary
+from whence.probe.zeroing import zero_features
 from whence.step_functions import StepFunction
 
 if TYPE_CHECKING:
@@ -84,9 +98,8 @@ class ModelProbe:
         """
         leaves = [leaf(self.model.architecture.site(name), 0) for name in sites]
         leaves.sort(key=lambda one: one["order"])
-        return self.model.run(
-            observe, run=run_data(self.model, self.batch), leaves=leaves, count=len(self.batch.sequences)
-        )
+        run = run_data(self.model, self.batch, reads=leaves)
+        return self.model.run(observe, run=run, leaves=leaves, count=len(self.batch.sequences))
 
     def fold(self, stages: Sequence[Stage], step: Fold, data: Mapping[str, Any]) -> dict[str, Tensor]:
         """What a function makes of internal values of the clean run, stage by stage, where the model is.
@@ -102,10 +115,11 @@ class ModelProbe:
         Raises:
             UnknownNameError: No site of a name.
         """
+        found = [stage_data(self.model.architecture, stage) for stage in stages]
         return self.model.run(
             fold_stages,
-            run=run_data(self.model, self.batch),
-            stages=[stage_data(self.model.architecture, stage) for stage in stages],
+            run=run_data(self.model, self.batch, reads=[one for stage in found for one in stage["leaves"]]),
+            stages=found,
             step=step,
             data=dict(data),
             count=len(self.groups),
@@ -144,13 +158,20 @@ class ModelProbe:
         return self._columns_of(examples, steps)
 
     def resample(
-        self, examples: Int[Tensor, " row"], ids: Int[Tensor, "row token"], *, rows: int | None = None
+        self,
+        examples: Int[Tensor, " row"],
+        ids: Int[Tensor, "row token"],
+        *,
+        top: int | None = None,
+        rows: int | None = None,
     ) -> Float[Tensor, "row column"]:
         """Target values with other tokens in the input; what is explained stays the same tokens.
 
         Args:
             examples: The sequence that each row is a variant of.
             ids: The ids that each row reads, on the padded token axis.
+            top: Instead of the target, how many steps of each column have their token among the ``top`` most
+                probable.
             rows: Rows per forward pass; None is what fits.
 
         Returns:
@@ -159,7 +180,18 @@ class ModelProbe:
         Raises:
             NonFiniteScore: A value is NaN or infinite.
         """
-        return self._columns_of(examples, exchange_tokens(self, examples, ids, rows=rows))
+        return self._columns_of(examples, exchange_tokens(self, examples, ids, top=top, rows=rows))
+
+    def zero(self, question: Zeroing) -> Zeroed:
+        """How far the states of every layer move when nobody gets the values of a feature.
+
+        Args:
+            question: What is removed, and how states are compared.
+
+        Returns:
+            The distances.
+        """
+        return zero_features(self, question)
 
     def _columns_of(
         self, examples: Int[Tensor, " row"], steps: Float[Tensor, "layer row step"]
@@ -180,6 +212,7 @@ class ModelProbe:
         reference: bool = False,
         of: Subject = "target",
         rank: int = 1,
+        rules: Rules | None = None,
     ) -> Derivatives:
         """Derivatives of every column with respect to the sites of `layers`.
 
@@ -196,6 +229,8 @@ class ModelProbe:
             of: What is differentiated: ``"target"``, or of the last hidden state what `whence.probe.heads` says:
                 ``"logit"``, ``"norm"`` or ``"fisher"``.
             rank: How many main directions ``"fisher"`` takes.
+            rules: ``"deeplift"`` puts the multipliers between the input and a reference in place of derivatives; then
+                every point is the input, and ``there`` is None where a layer is not all that the target depends on.
 
         Returns:
             Values [example, column, feature (, layer)] for ``"dot"``, [example, column, token (, layer)
@@ -206,7 +241,9 @@ class ModelProbe:
             UnsupportedError: Forward mode was asked for, and some operation has no tangent; or only
                 derivatives along directions are to be had, and the whole gradient was asked for.
         """
-        return take_derivatives(self, reduce=reduce, paths=paths, accept=accept, reference=reference, of=of, rank=rank)
+        return take_derivatives(
+            self, reduce=reduce, paths=paths, accept=accept, reference=reference, of=of, rank=rank, rules=rules
+        )
 
     @property
     def baseline(self) -> Baseline | None:
@@ -241,7 +278,21 @@ class ModelProbe:
     def anatomy(self) -> Anatomy:
         """The model's stacks and sites."""
         found = self.model.architecture
-        return Anatomy(found.n_layers, found.head_count, frozenset(found.sites), found.absent)
+        return Anatomy(found.n_layers, found.head_count, tuple(found.sites), found.absent, found.sinks)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target."""
+        return self.target.unit
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the model reads, and those that could stand in their places."""
+        return vocabulary(self.model, self.batch, self.feature_of().masked_fill(~self.changeable(), -1))
+
+    def places(self, chosen: Callable[[Token], bool]) -> Bool[Tensor, "example token"]:
+        """The places of the padded token axis whose token is chosen."""
+        return self.batch.mask([[chosen(token) for token in one.tokens] for one in self.batch.sequences])
 
     @property
     def defined(self) -> Bool[Tensor, "example column feature"]:
@@ -249,16 +300,33 @@ class ModelProbe:
         return defined_features(self.batch, self.groups, self.asked, self.layers.streams)
 
     @property
+    def outside(self) -> Bool[Tensor, "example column feature"]:
+        """Which features each column looks at from outside."""
+        return outside_features(self.batch, self.feature_of(), self.feature_count)
+
+    @property
+    def streams(self) -> Int[Tensor, "example feature"]:
+        """The stream that each feature begins in, or -1."""
+        return feature_streams(self.batch, self.feature_of(), self.feature_count)
+
+    @property
     def free(self) -> Bool[Tensor, "example feature"]:
-        """Which features a perturbation can change."""
+        """Which features a removal changes."""
         return free_features(self.feature_of(), self.changeable(), self.feature_count)
 
     def changeable(self) -> Bool[Tensor, "example token"]:
-        """Which places of the padded token axis a perturbation may change."""
+        """Which places of the padded token axis a removal changes."""
         import torch
 
-        free = self.batch.mask([[not kept for kept in flags] for flags in self.fixed]) & (self.feature_of() >= 0)
-        return free & torch.cat(self.reference()["replace"], dim=1) if self.baseline is not None else free
+        asked = self.batch.mask(self.asked) & (self.feature_of() >= 0)
+        if self.layers.deep:
+            # Below the first layer every position holds something of others, also that of a fixed token.
+            parts = asked.split(list(self.widths), dim=1)
+            return torch.cat([part & (k in self.layers.streams) for k, part in enumerate(parts)], dim=1)
+        free = asked & self.batch.mask([[not kept for kept in flags] for flags in self.fixed])
+        if self.baseline is None:
+            return free
+        return free & torch.cat(self.reference()["replace"], dim=1) & ~at_baseline(self.batch, self.baseline)
 
     def shape(self) -> Shape:
         """The sizes that decide about memory."""
@@ -291,32 +359,3 @@ class ModelProbe:
             {"values": list(one.values), "replace": replaceable(self.batch, one, list(self.fixed))}
             for one in self.baselines
         ]
-
-
-def measure_batch(model: Model, batch: Batch, functions: Sequence[StepFunction]) -> list[Float[Tensor, "example step"]]:
-    """Step functions of the clean input, all from one pass.
-
-    Args:
-        model: The model.
-        batch: The sequences.
-        functions: The step functions.
-
-    Returns:
-        One tensor per step function.
-
-    Raises:
-        NonFiniteScore: A value is NaN or infinite.
-        ModelError: ... and the reason is that the model's weights are.
-    """
-    scores = [score_data(function) for function in functions]
-    found = model.run(measure, run=run_data(model, batch), scores=scores, count=len(batch.sequences))
-    return [check_finite(model, batch, values, one.name) for one, values in zip(functions, found, strict=True)]
-
-
-def sum_columns(
-    columns: Float[Tensor, "row column step"], steps: Float[Tensor, "row step"]
-) -> Float[Tensor, "row column"]:
-    """The sum of the steps that each column spans."""
-    import einops
-
-    return einops.einsum(columns, steps.to(columns), "row column step, row step -> row column")

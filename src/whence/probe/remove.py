@@ -24,7 +24,7 @@ def respond_deleted(
     score: dict[str, Any],
     examples: Int[Tensor, " row"],
     masks: list[Bool[Tensor, "row position"]],
-    begin: int,
+    least: list[dict[str, Any]],
     chunk: int,
     advance: Callable[[int], None] | None,
 ) -> Float[Tensor, "row step"]:
@@ -36,62 +36,67 @@ def respond_deleted(
         score: The step function.
         examples: The example that each row is a variant of.
         masks: Per stream, the positions of each row to delete.
-        begin: The id that stands where nothing would be left for a step, or for the encoder, to read.
+        least: Per stream, what is read where nothing would be left: ``id``, and ``until`` [example], the
+            position up to which something has to be left.
         chunk: Rows per forward pass.
         advance: Told how many rows are done, or None.
 
     Returns:
         One value per row and step.
     """
+    # Rows of like length together: what is run is as wide as the longest row of a pass.
+    left = torch.stack([(~mask).sum(1) for mask in masks]).sum(0)
+    order = left.argsort()
     found = []
-    for part in torch.arange(len(examples)).split(chunk):
-        rows = without_tokens(select_rows(run, examples[part]), [mask[part] for mask in masks], begin)
+    for part in order.split(chunk):
+        who = examples[part]
+        needed = [{"id": one["id"], "until": one["until"][who]} for one in least]
+        rows = without_tokens(select_rows(run, who), [mask[part] for mask in masks], needed)
         found.append(plain_targets(model, rows, score))
         if advance is not None:
             advance(len(part))
-    return torch.cat(found)
+    return torch.cat(found)[order.argsort()]
 
 
-def without_tokens(run: dict[str, Any], masks: list[Bool[Tensor, "row position"]], begin: int) -> dict[str, Any]:
-    """Rows whose masked tokens are gone; the others keep their order, and padding takes up the room.
+def without_tokens(
+    run: dict[str, Any], masks: list[Bool[Tensor, "row position"]], least: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Rows whose masked tokens are gone, and as short as the longest of them; the others keep their order.
 
     Args:
         run: The rows, each an example of its own (see `whence.probe.rows.select_rows`).
         masks: Per stream, the positions of each row to delete.
-        begin: The id that stands where nothing would be left to read.
+        least: Per stream, the ``id`` that stands at the beginning where nothing is left up to position ``until``.
 
     Returns:
         The rows. A step is predicted from the last token before it that is left.
     """
     names = [name for name in ("input_ids", "decoder_input_ids") if name in run["inputs"]]
-    left = len(names) == 1
-    inputs = dict(run["inputs"])
-    query = run["query"]
+    inputs, query, length = dict(run["inputs"]), run["query"], run["length"]
     for number, name in enumerate(names):
         mask_name = name.replace("input_ids", "attention_mask")
-        ids = inputs[name]
+        ids = inputs[name].clone()
         present = inputs[mask_name].bool() if mask_name in inputs else torch.ones_like(ids).bool()
         kept = present & ~masks[number]
-        last = number == len(names) - 1
-        # Something has to be there to read: for an encoder anything, for a decoder something before each step.
         first = present.int().argmax(1)
-        until = query.amin(1) if last else torch.full_like(first, ids.shape[1] - 1)
-        bare = kept.cumsum(1).gather(1, until[:, None])[:, 0] == 0
+        bare = kept.cumsum(1).gather(1, least[number]["until"][:, None])[:, 0] == 0
         kept[bare, first[bare]] = True
-        ids = ids.clone()
-        ids[bare, first[bare]] = begin
-        if last:
-            before = kept.cumsum(1).gather(1, query)
-            total = kept.sum(1, keepdim=True)
-            query = before - 1 + (ids.shape[1] - total if left else 0)
-        order = (kept if left else ~kept).int().argsort(dim=1, stable=True)
+        ids[bare, first[bare]] = least[number]["id"]
+        # A decoder alone is padded on the left.
+        left = len(names) == 1
+        total = kept.sum(1)
+        length = int(total.max())
+        chosen = slice(ids.shape[1] - length, None) if left else slice(0, length)
+        if number == len(names) - 1:
+            query = kept.cumsum(1).gather(1, query) - 1 + (length - total[:, None] if left else 0)
+        order = (kept if left else ~kept).int().argsort(dim=1, stable=True)[:, chosen]
         inputs[name] = ids.gather(1, order)
         if mask_name in inputs:
             inputs[mask_name] = kept.gather(1, order).to(inputs[mask_name])
     if "position_ids" in inputs:
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp_min(0)
-    keep = None if run["keep"] is None else run["length"] - int(query.min())
-    return {**run, "inputs": inputs, "query": query, "keep": keep}
+    keep = None if run["keep"] is None else length - int(query.min())
+    return {**run, "inputs": inputs, "query": query, "length": length, "keep": keep}
 
 
 def respond_resampled(

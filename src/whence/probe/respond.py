@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.rows import forward_rows, reference_rows, target_values
+from whence.probe.rows import forward_rows, leaf_order, reference_rows, target_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,8 +115,3 @@ def capture(
     with torch.no_grad():
         out = forward_rows(model, run, examples, order, edit)
     return {leaf["key"]: value for leaf, value in zip(order, out["values"], strict=True)}
-
-
-def leaf_order(leaf: dict[str, Any]) -> int:
-    """Where a leaf stands in the forward pass."""
-    return leaf["order"]

@@ -11,9 +11,9 @@ import torch
 
 from whence.core.errors import UnsupportedError
 from whence.probe.heads import cotangents, every_step
+from whence.probe.paired import differentiable_rows
 from whence.probe.path import advance, all_stands, passes_clean, some_stands, stand
-from whence.probe.respond import leaf_order
-from whence.probe.rows import at_steps, column_values, forward_rows, step_places, target_values
+from whence.probe.rows import at_steps, column_values, leaf_order, step_places
 from whence.probe.totals import finish, fold_steps, new_result, norm_over_units, put_rows, takes_norm_of
 
 if TYPE_CHECKING:
@@ -136,16 +136,17 @@ def build_graph(
     edit = leaf_edit(state, stands, moves, shared)
     examples = stands["examples"]
     with torch.enable_grad():
-        out = forward_rows(model, run, examples, leaves, edit)
-        steps = target_values(run, score, examples, out["logits"])
+        out = differentiable_rows(model, run, score, state, leaves, stands, edit)
+        steps = out["steps"]
         if not steps.requires_grad:
             raise UnsupportedError("the target does not depend on the input through anything differentiable.")
         heads, residual = cotangents(run, examples, out, steps, question)
     # A step's weight at the position whose logits predict it, and nowhere else.
-    columns, kept = run["columns"].shape[1], out["hidden"].shape[1]
-    spread = torch.zeros(len(examples), columns, kept, dtype=heads[0].dtype, device=heads[0].device)
+    columns, (rows, kept) = run["columns"].shape[1], out["hidden"].shape[:2]
+    spread = torch.zeros(rows, columns, kept, dtype=heads[0].dtype, device=heads[0].device)
     places = step_places(run, examples, kept).to(spread.device)
-    spread.scatter_add_(2, places[:, None, :].expand(-1, columns, -1), run["columns"][examples].to(spread))
+    mine = spread[: len(examples)]
+    mine.scatter_add_(2, places[:, None, :].expand(-1, columns, -1), run["columns"][examples].to(spread))
     return {
         "leaves": out["values"],
         "hidden": out["hidden"],
@@ -201,7 +202,8 @@ def contract(
         moved = moves[leaf["key"]].flatten(2)
         if grad is None:
             grad = moved.new_zeros(len(columns), *moved.shape)
-        grad = grad.flatten(3)
+        # Rows beyond these are their references (see `whence.probe.paired`).
+        grad = grad.flatten(3)[:, : len(examples)]
         product = (grad * moved).sum(-1) if reduce != "units" else grad * moved
         whole = product.sum(-1) if reduce == "units" else product
         offset = features["offsets"][leaf["stream"]]

@@ -5,7 +5,7 @@ Plain data they pass around:
 
 ``run``    ``inputs`` (keyword arguments of the forward, one row per example), ``length`` (positions of the
            stream that has the steps) and ``keep`` (how many of its last ones need logits, or None),
-           ``unembed`` (path), ``query`` and ``target_ids`` [example, step], ``columns``
+           ``unembed`` and ``ln_final`` (paths), ``query`` and ``target_ids`` [example, step], ``columns``
            [example, column, step]
 ``score``  ``fn`` (a step function) and its ``options``
 ``leaf``   a site to read or edit: ``spec``, ``stream`` (0, or encoder 0 and decoder 1), ``order`` in the
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.models.access import read_site, resolve, write_site
+from whence.probe.rules import apply_rule, prepare_rules
 from whence.step_functions.inputs import StepInputs
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def forward_rows(
     examples: Int[Tensor, " row"],
     leaves: list[dict[str, Any]],
     edit: Callable[[dict[str, Any], Tensor], Tensor | None],
+    answers: bool = True,
+    pairs: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run rows of a batch through the model once, editing sites on the way.
 
@@ -46,26 +49,46 @@ def forward_rows(
         examples: The example that each row is a variant of.
         leaves: Sites to read, in the order of the forward pass.
         edit: Called with a leaf and its value; what it returns is written back, unless None.
+        answers: Whether ``hidden`` and ``logits`` are wanted.
+        pairs: Which rows are the references of which (see `whence.probe.rules`): what is not linear then has
+            DeepLIFT's multipliers for derivatives. None: nothing is changed.
 
     Returns:
         ``values`` (the leaves, as written; None for passing ones), ``hidden`` (what enters the unembedding)
-        and ``logits``.
+        and ``logits``, both None where they are not wanted.
     """
     call = {name: value[examples] for name, value in run["inputs"].items()}
     if run["keep"] is not None:
         call["logits_to_keep"] = run["keep"]
-    values = []
+    values, memory = [], {}
+    hidden = logits = None
+    places = leaves if pairs is None else sorted([*leaves, *pairs["bends"]], key=leaf_order)
     with model.trace(**call, use_cache=False):
-        for leaf in leaves:
+        if pairs is not None:
+            prepare_rules(model, places, len(examples))
+        for leaf in places:
+            if hidden is None and leaf["key"] in ("unembed", "logits"):
+                # What enters the unembedding comes before these.
+                hidden = resolve(model, run["unembed"]).input
+            if pairs is not None and "rule" in leaf:
+                apply_rule(model, leaf, pairs, memory)
+                continue
             value = read_site(model, leaf["spec"])
             edited = edit(leaf, value)
             if edited is not None:
                 write_site(model, leaf["spec"], edited)
                 value = edited
             values.append(None if leaf.get("passing") else value)
-        hidden = resolve(model, run["unembed"]).input
-        logits = model.output.logits
+        if answers:
+            if hidden is None:
+                hidden = resolve(model, run["unembed"]).input
+            logits = model.output.logits
     return {"values": values, "hidden": hidden, "logits": logits}
+
+
+def leaf_order(leaf: dict[str, Any]) -> float:
+    """Where a leaf, or an operation that has a rule, stands in the forward pass."""
+    return leaf["order"]
 
 
 def select_rows(run: dict[str, Any], examples: Int[Tensor, " row"], **changes: Any) -> dict[str, Any]:
@@ -101,11 +124,25 @@ def target_values(
     run: dict[str, Any], score: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor
 ) -> Float[Tensor, "row step"]:
     """The step function's value at every step of every row, in float32 or better."""
+    chosen = chosen_logits(run, examples, logits)
+    return step_values(score, chosen, run["target_ids"][examples].to(logits.device))
+
+
+def chosen_logits(
+    run: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor
+) -> Float[Tensor, "row step vocab"]:
+    """The logits of every step of every row, in float32 or better."""
     places = step_places(run, examples, logits.shape[1]).to(logits.device)
     rows = torch.arange(len(examples), device=logits.device)
     chosen = logits[rows[:, None], places]
-    chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
-    return score["fn"](StepInputs(chosen, run["target_ids"][examples].to(logits.device)), **score["options"])
+    return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+
+
+def step_values(
+    score: dict[str, Any], chosen: Float[Tensor, "row step vocab"], ids: Int[Tensor, "row step"]
+) -> Float[Tensor, "row step"]:
+    """The step function's value for given logits and tokens."""
+    return score["fn"](StepInputs(chosen, ids), **score["options"])
 
 
 def column_values(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import Anatomy, Removal
+from whence.core.contract import Anatomy, Need, Removal
 from whence.core.errors import InputError, UnsupportedError, unknown_name
 from whence.core.progress import Progress
 from whence.models.components import Architecture
@@ -15,6 +15,7 @@ from whence.probe.payload import run_data, score_data
 from whence.probe.plan import make_rows
 from whence.probe.remove import respond_cut_off, respond_deleted, respond_resampled
 from whence.probe.respond import respond
+from whence.step_functions.functions import among_top
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -38,6 +39,8 @@ def remove_features(
     """Targets of rows with features removed; arguments and errors as `ModelProbe.respond` says."""
     if removal not in REMOVALS:
         raise unknown_name("way of removing a feature", str(removal), REMOVALS)
+    if removal != "knockout" and not (layers is None and heads is None):
+        raise InputError(f"layers and heads say where attention is knocked out; they mean nothing to {removal!r}.")
     tokens = token_masks(probe, examples, masks)
     with Progress("variants", len(examples) * len(probe.layers.groups)) as bar:
         shared = shared_data(probe, examples, rows, bar)
@@ -57,8 +60,9 @@ def remove_features(
             )
         if removal == "delete":
             require_masks(probe.model)
-            found = probe.model.run(respond_deleted, masks=tokens, begin=begin_id(probe.model), **shared)
+            found = probe.model.run(respond_deleted, masks=tokens, least=least_inputs(probe), **shared)
         else:
+            require_heads(probe.anatomy, heads)
             require_sight(probe, examples, tokens)
             found = probe.model.run(
                 respond_cut_off,
@@ -72,12 +76,20 @@ def remove_features(
 
 
 def exchange_tokens(
-    probe: ModelProbe, examples: Int[Tensor, " row"], ids: Int[Tensor, "row token"], *, rows: int | None
+    probe: ModelProbe,
+    examples: Int[Tensor, " row"],
+    ids: Int[Tensor, "row token"],
+    *,
+    top: int | None,
+    rows: int | None,
 ) -> Float[Tensor, "layer row step"]:
     """Targets of rows with other ids; arguments as `ModelProbe.resample` says."""
     parts = list(ids.split(list(probe.widths), dim=1))
     with Progress("variants", len(examples)) as bar:
-        return probe.model.run(respond_resampled, ids=parts, **shared_data(probe, examples, rows, bar))[None]
+        shared = shared_data(probe, examples, rows, bar)
+        if top is not None:
+            shared["score"] = {"fn": among_top, "options": {"count": top}}
+        return probe.model.run(respond_resampled, ids=parts, **shared)[None]
 
 
 def shared_data(probe: ModelProbe, examples: Int[Tensor, " row"], rows: int | None, bar: Progress) -> dict[str, Any]:
@@ -106,6 +118,24 @@ def token_masks(
     return list(tokens.split(list(probe.widths), dim=1))
 
 
+def least_inputs(probe: ModelProbe) -> list[dict[str, Any]]:
+    """What has to be left in every stream when tokens are deleted (see `whence.probe.remove.without_tokens`).
+
+    An encoder has to read something. A decoder of its own keeps the id that it starts with. A decoder alone
+    begins with something where its whole prompt is gone; not only where nothing at all is left before a step,
+    so that what a step sees does not depend on which other steps of the continuation are asked about.
+    """
+    import torch
+
+    batch, begin = probe.batch, begin_id(probe.model)
+    if len(batch.widths) > 1:
+        whole = torch.full((len(batch.sequences),), batch.widths[0] - 1)
+        return [{"id": begin, "until": whole}, {"id": probe.model.decoder_start, "until": whole * 0}]
+    ends = [sum(token.side == "source" for token in one.tokens) - 1 for one in batch.sequences]
+    prompt = torch.stack([slots[end] for slots, end in zip(batch.slots, ends, strict=True)])
+    return [{"id": begin, "until": torch.minimum(prompt, batch.query.amin(1))}]
+
+
 def begin_id(model: Model) -> int:
     """What a model reads where nothing else is left: the token that begins a text, else one that ends it."""
     for name in ("bos_token_id", "eos_token_id"):
@@ -130,12 +160,30 @@ def require_masks(model: Model) -> None:
         )
 
 
-def require_sight(probe: ModelProbe, examples: Int[Tensor, " row"], tokens: list[Bool[Tensor, "row position"]]) -> None:
-    """A decoder that attends to a source must have something there to attend to.
+def require_heads(anatomy: Anatomy, heads: Sequence[int] | None) -> None:
+    """Heads are counted in every stack.
 
     Raises:
-        UnsupportedError: A row knocks out the whole source of an encoder-decoder model.
+        InputError: A stack has no such head.
     """
+    for stack, count in anatomy.heads.items():
+        for head in heads or ():
+            if not -count <= head < count:
+                raise InputError(f"heads: there is no head {head}; the {stack} has {count} (0 to {count - 1}).")
+
+
+def require_sight(probe: ModelProbe, examples: Int[Tensor, " row"], tokens: list[Bool[Tensor, "row position"]]) -> None:
+    """What is knocked out has to be cut off inside attention, and a decoder has to have a source to attend to.
+
+    Raises:
+        UnsupportedError: The place gives no attention, or a row knocks out the whole source of an
+            encoder-decoder model.
+    """
+    if Need.ATTENTION not in probe.model.provides:
+        raise UnsupportedError(
+            f"removal='knockout' needs {Need.ATTENTION.value}, which {probe.model.name} at place "
+            f"{probe.model.place!r} does not provide. Take removal='replace'."
+        )
     if len(tokens) == 1:
         return
     import torch
@@ -144,8 +192,8 @@ def require_sight(probe: ModelProbe, examples: Int[Tensor, " row"], tokens: list
     sources = present[examples][:, : probe.widths[0]]
     if bool(torch.all(tokens[0] | ~sources, dim=1).any()):
         raise UnsupportedError(
-            "knockout: a feature is the whole source, and attention to nothing is not defined. Take smaller "
-            "segments, keep='special', or removal='replace'."
+            "knockout: a row leaves nothing of the source, and attention to nothing is not defined. Keep a token of "
+            "it (keep='special', or positions), or take removal='replace'."
         )
 
 

@@ -37,6 +37,7 @@ class Served:
         if settings.attention is not None:
             chosen["attn_implementation"] = settings.attention
         hf: Any = auto.from_pretrained(settings.path, **chosen)
+        _keep_unpacked(hf)
         self.module = hf.to(device).eval().requires_grad_(False)
         key: dict[str, Any] = {"repo_id": settings.name, "revision": None}
         if config.is_encoder_decoder:
@@ -115,6 +116,18 @@ class Served:
         self.module.eval().requires_grad_(False)
         torch.set_default_dtype(torch.float32)
         gc.collect()
+
+
+def _keep_unpacked(hf: Any) -> None:
+    """Keep 4-bit weights from being packed for CPUs with AVX512-BF16: a packed layer's gradients are silently wrong."""
+    for layer in hf.modules():
+        if not hasattr(layer, "support_avx512bf16_for_cpu"):
+            continue
+        layer.support_avx512bf16_for_cpu = False
+        state = layer.weight.quant_state
+        # So bitsandbytes saves the scales of a model that was packed: a column for each row of the weights.
+        if state.absmax.ndim == 2:
+            state.absmax = state.absmax.T.float().flatten()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whence.core.errors import InputError, unknown_name
@@ -33,6 +33,8 @@ class StepFunction:
         additive: The value of a span of steps is the sum over its steps.
         differentiable: It may be the target of a gradient method.
         options: Options bound to this use of it.
+        multipliers: ``multipliers(inputs, reference)``: exact multipliers of the logits between a run and its
+            reference (see `whence.step_functions.multipliers`), where there is a closed form.
     """
 
     name: str
@@ -41,6 +43,7 @@ class StepFunction:
     additive: bool
     differentiable: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
+    multipliers: Callable[..., Any] | None = None
 
     def bind(self, options: Mapping[str, Any]) -> StepFunction:
         """The same step function with options set.
@@ -52,9 +55,7 @@ class StepFunction:
         for name in options:
             if name not in known:
                 raise unknown_name(f"option of step function {self.name!r}:", name, known or ["(none)"])
-        return StepFunction(
-            self.name, self.fn, self.unit, self.additive, self.differentiable, {**self.options, **options}
-        )
+        return replace(self, options={**self.options, **options})
 
 
 def resolve_step_function(target: str | StepFunction) -> StepFunction:

@@ -30,6 +30,12 @@ def probability(inputs: StepInputs) -> Float[Tensor, "row step"]:
     return logprob(inputs).exp()
 
 
+def among_top(inputs: StepInputs, count: int) -> Float[Tensor, "row step"]:
+    """1 where fewer than ``count`` tokens are more probable than the token at the step, else 0."""
+    own = logit(inputs).unsqueeze(-1)
+    return ((inputs.logits > own).sum(-1) < count).to(inputs.logits)
+
+
 def entropy(inputs: StepInputs, base: float | None = None) -> Float[Tensor, "row step"]:
     """Entropy of the next-token distribution, ``-sum p ln p`` with ``0 ln 0 = 0``.
 

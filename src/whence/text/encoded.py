@@ -77,7 +77,7 @@ def decode_pieces(tokenizer: Any, ids: Sequence[int], before: Sequence[int] = ()
     """
     if tokenizer is None:
         return [f" {token_id}" for token_id in ids]
-    names = _special_names(tokenizer)
+    names = special_names(tokenizer)
     lead = [token_id for token_id in before if token_id not in names]
     plain = [*lead, *(token_id for token_id in ids if token_id not in names)]
     texts = iter(_growth(tokenizer, plain, len(lead)))
@@ -152,7 +152,7 @@ def encode_ids(tokenizer: Any, ids: Sequence[int], *, before: Sequence[int] = ()
         The ids with text and spans.
     """
     ids = [int(token_id) for token_id in ids]
-    names = _special_names(tokenizer)
+    names = special_names(tokenizer)
     text = ""
     pieces: list[str] = []
     spans: list[Span | None] = []
@@ -195,7 +195,7 @@ def encode_text(tokenizer: Any, text: str, *, special_tokens: bool = True) -> En
         return encode_ids(tokenizer, tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
     encoding = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True)
     ids = tuple(encoding["input_ids"])
-    names = _special_names(tokenizer)
+    names = special_names(tokenizer)
     special = tuple(token_id in names for token_id in ids)
     spans = _disjoint(text, _with_white_space(text, encoding["offset_mapping"], special))
     pieces = tuple(
@@ -296,7 +296,8 @@ def check_ids(ids: Sequence[int], vocab_size: int, what: str) -> None:
             )
 
 
-def _special_names(tokenizer: Any) -> dict[int, str]:
+def special_names(tokenizer: Any) -> dict[int, str]:
+    """The ids that a tokenizer flags as special, with their names."""
     if tokenizer is None:
         return {}
     ids = tokenizer.all_special_ids

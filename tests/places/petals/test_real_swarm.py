@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import whence
+from benchmarks.parity import CALLS
+from whence.core.contract import PLACES, Need
 from whence.core.errors import SwarmError
 from whence.models.petals.loading import load_petals
 
@@ -27,6 +29,7 @@ pytestmark = [
 
 TEXT = "the cat sat on the mat and then"
 GENERATE = {"max_new_tokens": 6}
+SERVED = [name for name in whence.METHODS if whence.METHODS[name].needs <= PLACES["petals"]]
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +54,29 @@ def there(folder):
 
 
 @pytest.mark.parametrize("layer", [None, "all"])
-@pytest.mark.parametrize("method", list(whence.METHODS))
+@pytest.mark.parametrize("method", SERVED)
 def test_same_scores(there, here, method, layer):
-    found, local = (
-        model.attribute(TEXT, method=method, layer=layer, generate=GENERATE, progress=False, mode="reverse")
-        for model in (there, here)
-    )
+    if layer is not None and not whence.METHODS[method].layer:
+        with pytest.raises(whence.UnsupportedError, match="intermediate site"):
+            there.attribute(TEXT, method=method, layer=layer, generate=GENERATE, progress=False)
+        return
+    options = {"method": method, "layer": layer, "generate": GENERATE, "progress": False, **CALLS[method]}
+    options |= {"mode": "reverse"} if Need.GRADIENTS in whence.METHODS[method].needs else {}
+    found, local = (model.attribute(TEXT, **options) for model in (there, here))
     assert [token.id for token in found.steps] == [token.id for token in local.steps]
     np.testing.assert_allclose(found.scores.values, local.scores.values, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", list(whence.METHODS))
+@pytest.mark.parametrize("method", SERVED)
 def test_batches_of_different_lengths(there, here, method):
     prompts = [TEXT, "a dog", "the man saw a red house"]
     for one, prompt in zip(
-        there.attribute(prompts, method=method, generate=GENERATE, progress=False), prompts, strict=True
+        there.attribute(prompts, method=method, generate=GENERATE, progress=False, **CALLS[method]),
+        prompts,
+        strict=True,
     ):
-        alone = here.attribute(prompt, [token.id for token in one.steps], method=method, progress=False)
+        ids = [token.id for token in one.steps if not token.ids] or list(one.steps[0].ids)
+        alone = here.attribute(prompt, ids, method=method, progress=False, **CALLS[method])
         np.testing.assert_allclose(one.scores.values, alone.scores.values, atol=1e-5, rtol=1e-5)
 
 

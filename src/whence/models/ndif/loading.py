@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from whence.core.contract import Need
+from whence.core.contract import PLACES, Need
 from whence.core.errors import ModelError
 from whence.models.checkpoints import adopt_generation_settings, chosen_tokenizer, find_config, locate, skeleton
 from whence.models.components import architecture, nnsight_names
@@ -84,7 +84,7 @@ def load_ndif(
         arch,
         name,
         place=NDIF,
-        provides=frozenset(Need) if trusted else frozenset(Need) - {Need.GRADIENTS},
+        provides=PLACES["ndif" if trusted else "ndif without trust"],
         lacks={} if trusted else {Need.GRADIENTS: _NO_GRADIENTS},
         info=info,
         remote=server,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from whence.core.contract import Need
+from whence.core.contract import PLACES, Need
 from whence.core.errors import InputError, ModelError, UnsupportedError
 from whence.models.checkpoints import chosen_tokenizer, find_config, locate, skeleton
 from whence.models.components import Architecture, Site, architecture, nnsight_names, restricted
@@ -27,7 +27,6 @@ _INSIDE = (
     "a Petals swarm gives what goes into a block and what comes out of it, not what is inside. Take a site at the "
     "boundary of a block (resid_pre, resid_post), or load the model somewhere else"
 )
-_PROVIDES = frozenset({Need.LOGITS, Need.EMBEDDINGS, Need.GRADIENTS})
 _FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -107,8 +106,8 @@ def load_petals(
         found,
         name,
         place=PETALS,
-        provides=_PROVIDES,
-        lacks={need: _INSIDE for need in Need if need not in _PROVIDES},
+        provides=PLACES["petals"],
+        lacks={need: _INSIDE for need in Need if need not in PLACES["petals"]},
         info=info,
     )
 

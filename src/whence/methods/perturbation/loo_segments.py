@@ -1,0 +1,59 @@
+"""Leave one segment out: which sentence, document or message an answer hangs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal
+from whence.methods.perturbation.leave_out import leave_out
+from whence.methods.perturbation.variants import check_removal
+
+
+@dataclass(frozen=True)
+class LooSegments(AbstractMethod):
+    """The log-probability of the whole answer, less that without the segment.
+
+    ``A[W, i] = f_W(x) - f_W(x without segment i)``, with f_W the sum of the target over the steps of W: signed,
+    in units of the target, additive over steps. It is occlusion with the defaults of context attribution:
+    sentences of the source are deleted, and the whole continuation is one number. A fact that stands in two
+    sentences is not lost without either, and both get little.
+
+    Source: Cohen-Wang et al. 2024, section 4 (as a baseline there).
+
+    Attributes:
+        removal: ``"delete"`` takes the segment's tokens out and numbers the positions of the others anew;
+            ``"replace"`` puts the baseline in their place; ``"knockout"`` keeps all other tokens from attending
+            to them.
+    """
+
+    removal: Removal = "delete"
+
+    name: ClassVar[str] = "loo_segments"
+    title: ClassVar[str] = "what the whole answer loses without each sentence"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.EMBEDDINGS, Need.LOGITS})
+    cites: ClassVar[tuple[str, ...]] = ("cohenwang2024",)
+    cost: ClassVar[str] = "(K + 2)F"
+    additive: ClassVar[bool] = True
+    signed: ClassVar[bool] = True
+    layer: ClassVar[bool] = True
+    auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = "dedicated"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "target": "logprob",
+        "segments": "sentence",
+        "steps": "whole",
+        "sides": ("source",),
+    }
+
+    def __post_init__(self) -> None:
+        check_removal(self.removal)
+
+    @property
+    def replaces(self) -> bool:
+        """Only a replacement is by something."""
+        return self.removal == "replace"
+
+    def __call__(self, probe: Probe) -> Answer:
+        """Leave out one segment after the other."""
+        return leave_out(probe, removal=self.removal)

@@ -1,0 +1,114 @@
+"""One pass of rows that are to be differentiated: plain, or with the rows' references beside them.
+
+These functions travel to remote places by their source (see `whence.models.programs` for the rules). ``rules`` in
+the ``state`` of `whence.probe.path` is plain data, or None for a plain pass: ``bends`` of the model (see
+`whence.probe.rules`), ``multipliers`` of the step function (or None), and ``points`` and ``weights`` of a quadrature
+rule on [0, 1] for step functions that have none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from whence.probe.path import end_stands, stand
+from whence.probe.rows import chosen_logits, forward_rows, leaf_order, step_values, target_values
+from whence.step_functions.inputs import StepInputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+def differentiable_rows(
+    model: Any,
+    run: dict[str, Any],
+    score: dict[str, Any],
+    state: dict[str, Any],
+    leaves: list[dict[str, Any]],
+    stands: dict[str, Tensor],
+    edit: Callable[[dict[str, Any], Tensor], Tensor],
+) -> dict[str, Any]:
+    """Run rows that stand on their way, with the derivatives that the question is about.
+
+    Args:
+        model: The nnsight model.
+        run: The batch (see `whence.probe.rows`).
+        score: The step function.
+        state: Shared state (see `whence.probe.path`).
+        leaves: The sites of the rows, in the order of the forward pass.
+        stands: The rows.
+        edit: Called with a leaf and its value in these rows; what it returns is written back.
+
+    Returns:
+        ``values``, ``hidden`` and ``logits`` as from `whence.probe.rows.forward_rows`, and ``steps`` [row, step], the
+        target. By rules, the first three have further rows at their end, the references.
+    """
+    examples = stands["examples"]
+    if state["rules"] is None:
+        out = forward_rows(model, run, examples, leaves, edit)
+        return {**out, "steps": target_values(run, score, examples, out["logits"])}
+    references, partner = reference_stands(stands)
+    count = len(examples)
+    everyone = torch.cat([examples, references["examples"]])
+    pairs = {"bends": state["rules"]["bends"], "partner": partner, "rows": len(everyone)}
+    asked = [leaf["key"] for leaf in leaves]
+    inputs = [{**leaf, "passing": True} for leaf in state["embeds"] if leaf["key"] not in asked]
+
+    def edit_both(leaf: dict[str, Any], value: Tensor) -> Tensor:
+        high = value[:count] if leaf.get("passing") else edit(leaf, value[:count])
+        return torch.cat([high, stand(state, leaf, references, value[count:])[0]])
+
+    out = forward_rows(model, run, everyone, sorted([*inputs, *leaves], key=leaf_order), edit_both, pairs=pairs)
+    state["counts"]["rows"] += len(references["examples"])
+    values = [value for value in out["values"] if value is not None]
+    steps = paired_targets(run, score, state["rules"], everyone, out["logits"], partner)
+    return {**out, "values": values, "steps": steps}
+
+
+def reference_stands(stands: dict[str, Tensor]) -> tuple[dict[str, Tensor], Int[Tensor, " row"]]:
+    """Rows with the site at each reference that some row is compared with, and which of them that is for each row."""
+    both = torch.stack([stands["examples"], stands["origin"]])
+    (examples, origin), partner = both.unique(dim=1, return_inverse=True)
+    return {**end_stands(examples, 0.0, 0), "origin": origin}, partner
+
+
+def paired_targets(
+    run: dict[str, Any],
+    score: dict[str, Any],
+    rules: dict[str, Any],
+    examples: Int[Tensor, " both"],
+    logits: Float[Tensor, "both position vocab"],
+    partner: Int[Tensor, " row"],
+) -> Float[Tensor, "row step"]:
+    """The step function's value at every step of the rows that are explained, with its multipliers as derivative."""
+    count = len(partner)
+    chosen = chosen_logits(run, examples, logits)
+    ids = run["target_ids"][examples[:count]].to(chosen.device)
+    high, low = chosen[:count].detach(), chosen[count:].detach()[partner.to(chosen.device)]
+    if rules["multipliers"] is None:
+        multipliers = mean_gradient(score, ids, high, low, rules)
+    else:
+        multipliers = rules["multipliers"](StepInputs(high, ids), StepInputs(low, ids), **score["options"])
+    # A masked token's logit is -inf in both, and does not move.
+    moving = torch.where(torch.isfinite(high), chosen[:count] - high, 0.0)
+    return step_values(score, high, ids) + (multipliers * moving).sum(-1)
+
+
+def mean_gradient(
+    score: dict[str, Any],
+    ids: Int[Tensor, "row step"],
+    high: Float[Tensor, "row step vocab"],
+    low: Float[Tensor, "row step vocab"],
+    rules: dict[str, Any],
+) -> Float[Tensor, "row step vocab"]:
+    """The step function's gradient, averaged along the straight line between two logits."""
+    total = torch.zeros_like(high)
+    with torch.enable_grad():
+        for point, weight in zip(rules["points"], rules["weights"], strict=True):
+            here = torch.where(high == low, high, low + point * (high - low)).requires_grad_(True)
+            total += weight * torch.autograd.grad(step_values(score, here, ids).sum(), here)[0]
+    return total
