@@ -185,7 +185,17 @@ def run(models: Sequence[str], methods: Sequence[str], *, examples: int, target:
     for name in models:
         model = whence.load(name)
         sample = list(bundled.examples(name, examples, seed))
-        yield from measure(model, methods, sample, target=target, seed=seed)
+        possible = [method for method in methods if method in BASELINES or supports(model, method)]
+        yield from measure(model, possible, sample, target=target, seed=seed)
+
+
+def supports(model: whence.Model, method: str) -> bool:
+    """Whether a method can be asked of a model."""
+    try:
+        model.estimate("a", [0], method=method, steps=0, **ALIKE)
+    except whence.UnsupportedError:
+        return False
+    return True
 
 
 def markdown(figures: Sequence[Figures], *, examples: int, target: str, seed: int) -> str:
@@ -195,10 +205,14 @@ def markdown(figures: Sequence[Figures], *, examples: int, target: str, seed: in
     by = {(one.model, one.method): one for one in figures}
     head = "| method |" + "".join(f" `{model}`: top 3 | top 1 | MRR |" for model in models)
     lines = [head, "|---|" + "---|---|---|" * len(models)]
-    for method in sorted(methods, key=lambda name: (name in BASELINES, -by[models[0], name].top3.mean)):
+    best = {name: max(one.top3.mean for one in figures if one.method == name) for name in methods}
+    for method in sorted(methods, key=lambda name: (name in BASELINES, -best[name])):
         cells = ""
         for model in models:
-            one = by[model, method]
+            one = by.get((model, method))
+            if one is None:
+                cells += " - | - | - |"
+                continue
             cells += f" {_percent(one.top3)} | {one.top1.mean:.0%} | {one.mrr.mean:.2f} |"
         lines.append(f"| {f'*{method}*' if method in BASELINES else f'`{method}`'} |{cells}")
     tokens = " and ".join(f"{next(one.tokens for one in figures if one.model == model):,}" for model in models)

@@ -48,7 +48,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "alti_logit": {},
     "attention": {},
     "attention_rollout": {},
-    "contextcite": {"n_samples": 16, "segments": "word"},
+    "contextcite": {"segments": "word"},
     "deeplift": {"baseline": "mean", "keep": "none"},
     "direct_logit": {},
     "discretized_integrated_gradients": {"n_anchors": 8, "n_neighbors": 20, "baseline": "mean", "keep": "none"},

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 # Where each public name lives; nothing of it is imported before it is used.
 _HOME = {
     "ALTI": "methods.internals.alti",
+    "METHODS": "methods",
+    "STEP_FUNCTIONS": "step_functions",
     "ALTILogit": "methods.internals.alti_logit",
     "Attention": "methods.internals.attention",
     "AttentionRollout": "methods.internals.attention_rollout",
@@ -82,14 +84,12 @@ _HOME = {
     "KernelShap": "methods.perturbation.kernel_shap",
     "Lime": "methods.perturbation.lime",
     "LooSegments": "methods.perturbation.loo_segments",
-    "METHODS": "methods",
     "Model": "models.model",
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
     "Occlusion": "methods.perturbation.occlusion",
     "ReAGent": "methods.perturbation.reagent",
     "RemoteError": "core.errors",
-    "STEP_FUNCTIONS": "step_functions",
     "Saliency": "methods.gradient.saliency",
     "Scores": "scores",
     "SequentialIntegratedGradients": "methods.gradient.sequential_integrated_gradients",

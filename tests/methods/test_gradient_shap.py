@@ -177,7 +177,7 @@ def test_words_drawn_as_references_are_words():
 def test_cost():
     model = whence.load(tiny_model("gpt2"))
     out = model.attribute(PROMPT, CONTINUATION, method="gradient_shap", n_samples=6, baseline=["mean", 11, 12])
-    used = {reference for _, _, reference in draws(6, 3)}
+    used = {0, *(reference for _, _, reference in draws(6, 3))}
     engine = out.info["engine"]
     assert engine["rows"] == 6 + 1 + len(used)
     assert engine["vjps"] == 6 * len(CONTINUATION)

@@ -158,7 +158,7 @@ def test_both_modes_are_compared(scope, rank, monkeypatch):
 def test_the_check_sees_directions_that_are_no_eigenvectors(monkeypatch):
     from whence.probe import lanczos
 
-    monkeypatch.setattr(lanczos, "LEAST", 10.0)
+    monkeypatch.setattr(lanczos, "ENOUGH", 10.0)
     out = whence.load(tiny_model("gpt2", dtype=torch.float64)).attribute(
         PROMPT, CONTINUATION, method="jacobian_scope", scope="fisher"
     )

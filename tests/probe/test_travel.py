@@ -20,6 +20,11 @@ CALLS = (
     {"method": "integrated_gradients", "n_steps": 3, "layer": 0, "mode": "reverse"},
     {"method": "input_x_gradient", "mode": "forward", "segments": [[0, 1], [2]]},
     {"method": "integrated_gradients", "n_steps": 2, "baseline": 11, "target": "entropy"},
+    {"method": "gradient_shap", "n_samples": 3, "stdev": 0.2, "baseline": [11, "mean"]},
+    {"method": "discretized_integrated_gradients", "n_anchors": 3},
+    {"method": "sequential_integrated_gradients", "exact": False, "n_steps": 2},
+    {"method": "vargrad", "n_samples": 3, "layer": "all"},
+    {"method": "jacobian_scope", "scope": "fisher", "rank": 2},
     {"method": "deeplift", "baseline": 11, "target": "entropy", "layer": 0, "mode": "reverse"},
     {"method": "deeplift", "baseline": 12, "target": "probability", "segments": [[0, 1], [2]]},
     {"method": "attention", "step_scores": ["probability"]},
@@ -27,6 +32,9 @@ CALLS = (
     {"method": "value_zeroing", "step_scores": ["probability"]},
     {"method": "reagent", "n_rounds": 8, "sampler": "lm"},
     {"method": "reagent", "estimator": "paper", "n_probes": 1, "max_rounds": 1, "keep_top_n": 1},
+    {"method": "occlusion", "layer": 0, "baseline": 11},
+    {"method": "loo_segments", "segments": [[0, 1], [2]]},
+    {"method": "occlusion", "removal": "knockout", "keep": [0]},
 )
 
 

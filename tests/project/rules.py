@@ -63,6 +63,7 @@ LIBRARIES = {
 # Modules with functions that travel, by their source, to the place where the model runs: those that are sent, ...
 SENT = frozenset(
     {
+        "core/random.py",
         "models/programs.py",
         "methods/gradient/completeness.py",
         "methods/perturbation/next_token.py",

@@ -9,25 +9,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from whence.core.questions import AT_INPUT as AT_INPUT
+from whence.core.questions import Accept as Accept
+from whence.core.questions import Fold as Fold
+from whence.core.questions import Metric as Metric
+from whence.core.questions import Path as Path
+from whence.core.questions import Reduction as Reduction
+from whence.core.questions import Removal as Removal
+from whence.core.questions import Rules as Rules
+from whence.core.questions import Stage as Stage
+from whence.core.questions import Subject as Subject
+from whence.core.questions import Words as Words
+from whence.core.questions import Zeroing as Zeroing
+from whence.core.replies import Answer as Answer
+from whence.core.replies import Derivatives as Derivatives
+from whence.core.replies import Extra as Extra
+from whence.core.replies import Gap as Gap
+from whence.core.replies import Zeroed as Zeroed
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from whence.core.tokens import Token
-
-Reduction = Literal["dot", "units", "gradient", "l1", "l2", "linf", "squares", "variance"]
-Subject = Literal["target", "logit", "norm", "fisher"]
-Rules = Literal["deeplift"]
-Removal = Literal["replace", "delete", "knockout"]
-Metric = Literal["cosine", "euclidean", "relative"]
-# From shares [..., token], f(clean) and f(reference) to whether a path was fine enough.
-Accept = Callable[["Tensor", "Tensor", "Tensor"], bool]
-# Called with the nnsight model, a state, a stage and its values; see `whence.probe.observe.fold_stages`.
-Fold = Callable[[Any, dict[str, Any], dict[str, Any], dict[str, "Tensor"]], None]
 
 
 class Need(Enum):
@@ -47,42 +55,6 @@ PLACES: Mapping[str, frozenset[Need]] = {
     "ndif without trust": frozenset(Need) - {Need.GRADIENTS},
     "petals": frozenset({Need.LOGITS, Need.EMBEDDINGS, Need.GRADIENTS}),
 }
-
-
-@dataclass(frozen=True)
-class Gap:
-    """How far an identity was from holding, for every example and column.
-
-    Attributes:
-        name: Name of the check, such as ``"completeness"``.
-        gap: Absolute difference between the two sides of the identity, in units of the target.
-        scale: What the gap is compared with; the check's value is ``gap / scale``.
-        tolerance: Largest value that passes; ``"exact"`` and ``"quadrature"`` stand for the tolerance
-            of the model's precision, ``"single"`` for that of numbers which models compute in float32 at best
-            (softmax); None makes the check informative.
-        note: A sentence for people.
-    """
-
-    name: str
-    gap: Float[Tensor, "batch column"]
-    scale: Float[Tensor, "batch column"]
-    tolerance: float | Literal["exact", "quadrature", "single"] | None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Sites that are read together in a forward pass, such as those of one block.
-
-    Attributes:
-        name: What the stage is called; a fold's results may be keyed by it.
-        sites: Short name -> name of the site, in any order.
-        facts: Plain data for the fold about this stage, such as the number of the layer.
-    """
-
-    name: str
-    sites: Mapping[str, str]
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,185 +117,6 @@ class Vocabulary:
     names: tuple[str, ...]
     texts: tuple[str, ...]
     starts: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class Extra:
-    """Further scores: between other pairs than step and token, or of something else than tokens.
-
-    Attributes:
-        values: One number per example, query token of a stream, key token of a stream, then the extra axes. Without a
-            stream: per example and column, then the extra axes.
-        stream: The stream that both belong to, 0 for the encoder; None where the first axis holds the columns.
-        axes: Names of the extra axes, in the order token (only without a stream), layer, head, unit.
-        labels: Labels of the extra axes.
-    """
-
-    values: Float[Tensor, "batch ..."]
-    stream: int | None
-    axes: tuple[str, ...] = ()
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a method returns.
-
-    Attributes:
-        scores: One number per example, column and token or feature, then the extra axes.
-        axes: Names of the extra axes, in the order layer, head, unit.
-        per: Whether the third axis of `scores` counts tokens or features (segments).
-        merge: How the tokens of a segment combine when `per` is ``"token"``.
-        labels: Labels of the extra axes.
-        gaps: The method's identities.
-        record: Plain data on how it was computed (derivative mode, passes, path).
-        defined: Where a score means something, as far as the method knows more than that a step sees only what
-            precedes it; False makes a cell NaN. None: everywhere.
-        error: Standard error of every score, where the method samples.
-        extras: Further scores by name.
-        each: Like `record`, but one entry per example, such as how well a fit of its own went.
-    """
-
-    scores: Float[Tensor, "batch column feature ..."]
-    axes: tuple[str, ...] = ()
-    per: Literal["token", "feature"] = "feature"
-    merge: Literal["sum", "l1", "l2", "linf"] = "sum"
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    gaps: tuple[Gap, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict)
-    defined: Bool[Tensor, "batch column feature"] | None = None
-    error: Float[Tensor, "batch column feature ..."] | None = None
-    extras: Mapping[str, Extra] = field(default_factory=dict)
-    each: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Words:
-    """A way that leads from word to word of the vocabulary (Sanyal and Ren 2021), instead of straight.
-
-    Attributes:
-        anchors: Words on the way of each token.
-        neighbors: The next word is one of so many that are nearest to the last.
-        strategy: Which of them: ``"greedy"``, the one that has to be moved least for the way to be monotone, or
-            ``"maxcount"``, the one that is between the last and the reference in most dimensions.
-    """
-
-    anchors: int
-    neighbors: int
-    strategy: Literal["greedy", "maxcount"]
-
-
-@dataclass(frozen=True)
-class Path:
-    """Where derivatives are taken, one row of the model each, and what each of them counts.
-
-    A site's way leads from its reference (0) to its clean value (1); without a reference, from zero.
-
-    Attributes:
-        points: Where on the way.
-        weights: Weight of each point in the sum.
-        legs: Start and stop of the stretch of the way that each derivative is multiplied with; empty: all of it.
-        origins: At which of several references each point's way starts; empty: at the first.
-        noise: Standard deviation of Gaussian noise added at every point, in units of the root mean square of
-            each token's clean value; fixed tokens get none.
-        carried: The noise is part of the input, so it is also part of what the derivative is multiplied with.
-        item: Name of the random numbers of the noise (see `whence.core.random`); row ``k`` is for point ``k``.
-        alone: One feature at a time is on its way and the others are clean, with a row for each feature.
-        words: The way leads over words; None: straight.
-        sampled: The points are draws of equal weight, whose scatter gives a standard error.
-    """
-
-    points: Sequence[float] = (1.0,)
-    weights: Sequence[float] = (1.0,)
-    legs: Sequence[tuple[float, float]] = ()
-    origins: Sequence[int] = ()
-    noise: float = 0.0
-    carried: bool = False
-    item: str = ""
-    alone: bool = False
-    words: Words | None = None
-    sampled: bool = False
-
-
-AT_INPUT: tuple[Path, ...] = (Path(),)
-
-
-@dataclass(frozen=True)
-class Derivatives:
-    """The answer to ``differentiate``.
-
-    Attributes:
-        values: Derivatives of every column, contracted and summed over the points as asked.
-        layers: Labels of the layer axis when several layers were asked for, else empty.
-        here: Target at the clean input.
-        there: Target with the site set to the reference, per layer when there are several; with several
-            references the mean over the points; where features are alone on their way, of each feature
-            [batch, column, feature (, layer)]; None when the question had no reference.
-        record: Plain data: mode, rows, vector-Jacobian and Jacobian-vector products, chunks, and ``path``,
-            the number of the path that was taken.
-        gaps: Checks that every derivative carries (no-op, leak, adjoint).
-        error: Standard errors of the values, of a sampled path of several points.
-        drift: Of a sampled path with a reference: standard error of the mean, over the points, of how far the
-            sum of a point's shares is from ``f(x) - f(its reference)``; per layer when there are several.
-    """
-
-    values: Float[Tensor, "batch column ..."]
-    layers: tuple[str, ...]
-    here: Float[Tensor, "batch column"]
-    there: Float[Tensor, "batch column ..."] | None
-    record: Mapping[str, Any]
-    gaps: tuple[Gap, ...]
-    error: Float[Tensor, "batch column ..."] | None = None
-    drift: Float[Tensor, "batch column ..."] | None = None
-
-
-@dataclass(frozen=True)
-class Zeroing:
-    """The question ``zero``: whose values nobody gets, and how the states that follow are compared with clean ones.
-
-    Every block gets its clean input, so that a distance is what the removal does in that block alone.
-
-    Attributes:
-        heads: For ``"decoder"`` (its self attention), ``"cross"`` and ``"encoder"``, the heads of each layer that
-            lose the values.
-        metric: Half the squared distance of the directions, ``"cosine"``; the ``"euclidean"`` distance; or that
-            ``"relative"`` to the length of the clean state.
-        each: What is removed at a time: a feature that some column sees, or a token.
-        everywhere: Compare the states of all positions of the stack with the steps; else of those that predict a
-            step.
-        final_norm: The last layer's state is what its stack's last norm makes of it.
-        rows: Rows per forward pass; None is what fits.
-    """
-
-    heads: Mapping[str, Sequence[Sequence[int]]]
-    metric: Metric = "cosine"
-    each: Literal["feature", "token"] = "feature"
-    everywhere: bool = False
-    final_norm: bool = False
-    rows: int | None = None
-
-
-@dataclass(frozen=True)
-class Zeroed:
-    """The answer to ``zero``.
-
-    Attributes:
-        moved: How far the states of the stack with the steps moved, at every place and layer, by the removal of
-            each feature, or of each token of the token axis.
-        query: Which place predicts each step.
-        encoder: The same of the encoder's states, at all its positions; None without an encoder, or where
-            nothing of the source was removed.
-        tokens: The token of the token axis that each feature is, or -1 for several, or none.
-        mixture: How far attention patterns are from mixing values as the model does, the worst place and layer.
-        record: Plain data: rows, and rows per pass.
-    """
-
-    moved: Float[Tensor, "batch place feature layer"]
-    query: Int[Tensor, "batch step"]
-    encoder: Float[Tensor, "batch position feature layer"] | None
-    tokens: Int[Tensor, "batch feature"]
-    mixture: Float[Tensor, "batch column"]
-    record: Mapping[str, Any]
 
 
 class Probe(Protocol):

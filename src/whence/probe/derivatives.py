@@ -210,7 +210,7 @@ def _features(probe: ModelProbe, reference: bool, pairs: Int[Tensor, "row two"])
         "of": of,
         "held": held,
         # Below the first layer every position holds something of every token before it.
-        "noisy": held if probe.layers.deep else probe.changeable(),
+        "noisy": held if probe.layers.deep else batch.mask([[not kept for kept in flags] for flags in probe.fixed]),
         "count": probe.feature_count,
         "offsets": batch.offsets,
         "width": batch.width,

@@ -95,17 +95,11 @@ def differentiate(
         if rules is not None:
             # Rules must leave the target itself as it is, so that of the rows which have them is looked at.
             noop, lows = None, lows.expand(len(groups), -1, -1, -1)
-    note, distance, taken, asked, results = "", None, 0, question, []
-    there = None
+    note, taken, asked, results, there = "", 0, question, [], None
     for number, path in enumerate(question["paths"]):
         taken = number
         asked = {**question, **path}
-        way = {name: path[name] for name in ("noise", "carried", "item")}
-        way = {**way, "seed": question["seed"], "words": None}
-        if path["words"] is not None and references is not None:
-            found = word_ways(model, run, embeds, references[0], path["words"])
-            way["words"], distance = found["tables"], found["distance"]
-        state = {**state, "way": way}
+        state = {**state, "way": way_of(model, run, state, asked)}
         try:
             results = products(model, run, score, state, groups, asked)
         except (NotImplementedError, RuntimeError) as error:
@@ -134,19 +128,18 @@ def differentiate(
     if asked["alone"]:
         ends = [lone_ends(model, run, score, state, *each, asked) for each in zip(groups, noop, strict=True)]
         there = torch.stack(ends)
-    residual = results[0].get("residual")
-    drift = drift_of(results, asked, noop, lows, used)
+    residual, error = results[0].get("residual"), results[0]["error"]
     return {
         "values": torch.stack([result["values"] for result in results]).cpu(),
-        "error": None if results[0]["error"] is None else torch.stack([one["error"] for one in results]).cpu(),
+        "error": None if error is None else torch.stack([result["error"] for result in results]).cpu(),
         "noop": noop.cpu(),
         "there": there,
-        "drift": drift,
+        "drift": drift_of(results, asked, noop, lows, used),
         "leak": torch.stack([result["leak"] for result in results]).cpu(),
         "adjoint": adjoint,
         "whole": gap_to_whole(results) if asked["mode"] == "finite" and not asked["alone"] else None,
         "residual": None if residual is None else worst_step(run, residual),
-        "distance": distance,
+        "distance": state["way"]["distance"],
         "path": taken,
         "mode": asked["mode"],
         "note": note,
@@ -168,6 +161,15 @@ def capture_ends(
     for origin in used:
         state["ends"][origin] = capture(model, run, state["embeds"], leaves, references[origin], everyone)
     state["counts"]["rows"] += (1 + len(used)) * len(everyone)
+
+
+def way_of(model: Any, run: dict[str, Any], state: dict[str, Any], question: dict[str, Any]) -> dict[str, Any]:
+    """What holds for all rows of a path (see `whence.probe.path`), and how far its words are from the way."""
+    way = {name: question[name] for name in ("noise", "carried", "item", "seed")}
+    found: dict[str, Any] = {"tables": None, "distance": None}
+    if question["words"] is not None:
+        found = word_ways(model, run, state["embeds"], state["references"][0], question["words"])
+    return {**way, "words": found["tables"], "distance": found["distance"]}
 
 
 def places_of(question: dict[str, Any], used: list[int]) -> list[int]:

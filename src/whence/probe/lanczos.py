@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-# Eigenvectors are good when this share of the largest eigenvalue is left over, in units of the precision, ...
-ENOUGH = 50.0
-# ... or this share, where that is smaller than anybody needs.
-LEAST = 1e-8
+# Eigenvectors are good when this share of the largest eigenvalue is left over.
+ENOUGH = 1e-7
 
 
 def top_eigenpairs(
@@ -43,11 +41,12 @@ def top_eigenpairs(
         ``||A u - lambda u||`` of a case.
     """
     units = shape[1]
+    # Far more than it takes; what is not found by then shows in the residual.
+    most = min(units, 10 * rank + 100)
     basis = [fresh([], shape, 0, dtype, device)]
     diagonal: list[Float[Tensor, " case"]] = []
     beside: list[Float[Tensor, " case"]] = []
-    floor = torch.finfo(dtype).eps * 10
-    enough = max(ENOUGH * torch.finfo(dtype).eps, LEAST)
+    tiny = torch.finfo(dtype).tiny
     while True:
         # What is not in the space yet comes out of the product with its newest vector.
         rest = product(basis[-1])
@@ -56,17 +55,18 @@ def top_eigenpairs(
         length = rest.norm(dim=-1)
         values, turned = torch.linalg.eigh(tridiagonal(diagonal, beside))
         top = min(rank, len(basis))
-        left = (length[:, None] * turned[:, -1, -top:].abs()).amax(-1)
-        done = bool((left <= enough * values[:, -1].abs()).all()) and len(basis) >= min(2 * rank + 4, units)
-        if done or len(basis) == units:
+        left = (length.cpu()[:, None] * turned[:, -1, -top:].abs()).amax(-1)
+        done = bool((left <= ENOUGH * values[:, -1].abs()).all()) and len(basis) >= min(2 * rank + 4, units)
+        if done or len(basis) == most:
             break
         new = fresh(basis, shape, len(basis), dtype, device)
-        used_up = length <= floor * values.abs().amax(-1).clamp_min(torch.finfo(dtype).tiny)
+        largest = values.abs().amax(-1).to(length).clamp_min(tiny)
+        used_up = length <= 10 * torch.finfo(dtype).eps * largest
         beside.append(torch.where(used_up, 0.0, length))
-        basis.append(torch.where(used_up[:, None], new, rest / length.clamp_min(torch.finfo(dtype).tiny)[:, None]))
+        basis.append(torch.where(used_up[:, None], new, rest / length.clamp_min(tiny)[:, None]))
     space = torch.stack(basis, dim=1)
-    values = values[:, -rank:].flip(-1)
-    vectors = torch.einsum("cjr,cju->cru", turned[:, :, -rank:].flip(-1), space)
+    values, turned = values[:, -rank:].flip(-1).to(space), turned[:, :, -rank:].flip(-1).to(space)
+    vectors = torch.einsum("cjr,cju->cru", turned, space)
     missed = [
         (product(vectors[:, k]) - values[:, k, None] * vectors[:, k]).norm(dim=-1) for k in range(vectors.shape[1])
     ]
@@ -74,10 +74,10 @@ def top_eigenpairs(
 
 
 def tridiagonal(diagonal: list[Tensor], beside: list[Tensor]) -> Float[Tensor, "case krylov krylov"]:
-    """What the matrices are in the Krylov basis."""
-    made = torch.diag_embed(torch.stack(diagonal, dim=-1))
+    """What the matrices are in the Krylov basis, on the CPU in float64: they are small."""
+    made = torch.diag_embed(torch.stack(diagonal, dim=-1).double().cpu())
     if beside:
-        off = torch.stack(beside, dim=-1)
+        off = torch.stack(beside, dim=-1).double().cpu()
         made = made + torch.diag_embed(off, offset=1) + torch.diag_embed(off, offset=-1)
     return made
 

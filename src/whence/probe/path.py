@@ -4,8 +4,8 @@ These functions travel to remote places by their source (see `whence.models.prog
 ``state`` they share: ``embeds`` (the embedding leaves), ``references`` (a list, see `whence.probe.rows`, or
 None), ``ends`` (values of deeper sites in the clean run, and in the run of each reference that is used),
 ``features`` (see `whence.probe.differentiate`), ``counts``, ``rules`` (see `whence.probe.paired`), and ``way``:
-what holds for all rows of a path, ``noise`` (with ``carried``, ``item`` and ``seed``) and ``words`` (see
-`whence.probe.words`). A way of None is straight.
+what holds for all rows of a path, ``noise`` (with ``carried``, ``item`` and ``seed``) and ``words`` with their
+``distance`` (see `whence.probe.words`). A way of None is straight.
 
 ``stands`` describe rows, one entry of each tensor per row: ``examples``, ``sample`` (the number of the point in
 the path), ``at`` (the point), ``start`` and ``stop`` (of the stretch that the derivative is multiplied with),

@@ -64,9 +64,8 @@ def reverse_products(
         state["counts"]["rows"] += len(part)
         advance(question, len(part))
         here = (some["at"] == 1).nonzero()[:, 0]
-        at_clean.index_copy_(
-            0, some["examples"][here], column_values(run, some["examples"][here], graph["steps"][here])
-        )
+        who = some["examples"][here]
+        at_clean.index_copy_(0, who, column_values(run, who, graph["steps"][here]))
         keep_last(extra, asked, question, some, graph, count)
         chunks = torch.arange(columns).split(question["products"])
         batches = [(head, chunk) for head in graph["heads"] for chunk in chunks]
@@ -85,14 +84,10 @@ def reverse_products(
                 put_rows(result, question, parts, some, chunk)
             state["counts"]["vjps"] += len(chunk) * len(part)
             advance(question, len(chunk) * len(part))
-    made = []
-    for result in found:
-        if question["of"] == "fisher":
-            result = fold_steps(result, run["columns"])
-        made.append(
-            {**finish(result, question), **extra, "at_clean": at_clean if passes_clean(state, question) else None}
-        )
-    return made
+    if question["of"] == "fisher":
+        found = [fold_steps(result, run["columns"]) for result in found]
+    seen = at_clean if passes_clean(state, question) else None
+    return [{**finish(result, question), **extra, "at_clean": seen} for result in found]
 
 
 def keep_last(

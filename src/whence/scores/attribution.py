@@ -64,7 +64,8 @@ class Attribution:
             seed, baseline, default view. Kept read-only: lists become tuples, and floats that JSON does not
             have become the texts ``"nan"``, ``"inf"``, ``"-inf"``.
         extras: Further scores by name: ``"standard_error"`` (axes of `scores`) where the method samples;
-            ``"encoder_self"``, where the axis ``step`` holds source tokens as well.
+            ``"encoder_self"``, where the axis ``step`` holds source tokens as well; others that a method's
+            docstring names, such as what `direct_logit` finds that belongs to no token.
 
     Raises:
         InputError: Axes, tokens and step scores do not fit together, or ``info`` is not plain data.

@@ -43,7 +43,7 @@ def alti_fold(model: Any, state: dict[str, Any], stage: dict[str, Any], values: 
     kept = state.setdefault("kept", {}).setdefault(name, [])
     if not data["all_layers"]:
         kept.clear()
-    kept.append(mixed)
+    kept.append(mixed.cpu())
     if facts["last"]:
         for name, layers in state["kept"].items():
             state["found"][name] = torch.stack(layers, dim=3) if data["all_layers"] else layers[0]

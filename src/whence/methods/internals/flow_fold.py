@@ -38,7 +38,7 @@ def flow_fold(model: Any, state: dict[str, Any], stage: dict[str, Any], values: 
         flow_on(state, stage, block)
     else:
         keys, rest = flow_shares(state, block, None)
-        direct = tokens_of(state, keys, identity_map(state, "decoder", rest))
+        direct = tokens_of(state, keys, identity_map(state, "decoder", rest)).cpu()
         state["direct"] = state["direct"] + direct if "direct" in state else direct
     if facts["last"]:
         steps = state["direct"] if rows is not None else at_steps(run, state["maps"]["decoder"])

@@ -51,7 +51,7 @@ def _attention(model: Any, state: dict[str, Any], stage: dict[str, Any], values:
             _start(model, state, values["before"])
         note(state, "stream", stream_gap(run, stage, values))
         added = attention_sum(model, stage, values, run["query"]) if block is None else rows_of(block, run["query"])
-        _component(state, "attention_bias", facts["layer"], (added["bias"] * state["directions"]).sum(-1))
+        _component(state, "attention_bias", facts["layer"], _logit(state, added["bias"]))
         stack = "decoder" if facts["kind"] == "attn" else "encoder"
         brought = _brought(state, added["parts"][0])
         routes = identity_map(state, stack, brought) if block is None else stack_map(state, stack, brought)
@@ -69,7 +69,7 @@ def _start(model: Any, state: dict[str, Any], stream: Float[Tensor, "batch posit
     state["directions"], offset = through_final_norm(model, run, directions, stream)
     state["after_norm"], state["biases"] = offset, bias
     state["components"] = {}
-    embedding = _logit(state, stream)
+    embedding = _logit(state, at_rows(stream, run["query"]))
     if state["data"]["own_embedding"]:
         _add(state, 0, (embedding[..., None] * at_steps(run, identity_map(state, "decoder", embedding)))[..., None])
     else:
@@ -78,13 +78,14 @@ def _start(model: Any, state: dict[str, Any], stream: Float[Tensor, "batch posit
 
 def _brought(state: dict[str, Any], part: dict[str, Any]) -> Float[Tensor, "batch head step key"]:
     """What each key brings to the logit through each head, or through all."""
-    each = torch.einsum("bkhu,btu->bhtk", part["vectors"], state["directions"])
+    directions = state["directions"].to(part["vectors"].device)
+    each = torch.einsum("bkhu,btu->bhtk", part["vectors"], directions)
     brought = part["weights"] * each
     return brought if state["data"]["per_head"] else brought.sum(1, keepdim=True)
 
 
 def _mlp(state: dict[str, Any], layer: int, out: Float[Tensor, "batch position unit"]) -> None:
-    logit = _logit(state, out)
+    logit = _logit(state, at_rows(out, state["run"]["query"]))
     if state["data"]["spread_mlp"]:
         mixed = at_steps(state["run"], stack_map(state, "decoder", logit))
         _add(state, layer, (logit[..., None] * mixed)[..., None])
@@ -92,18 +93,18 @@ def _mlp(state: dict[str, Any], layer: int, out: Float[Tensor, "batch position u
         _component(state, "mlp", layer, logit)
 
 
-def _logit(state: dict[str, Any], x: Float[Tensor, "batch position unit"]) -> Float[Tensor, "batch step"]:
+def _logit(state: dict[str, Any], x: Float[Tensor, "batch step unit"]) -> Float[Tensor, "batch step"]:
     """What a vector of the stream adds to the logit of each step, but for the last norm's division."""
-    return (at_rows(x, state["run"]["query"]) * state["directions"]).sum(-1)
+    return (x * state["directions"].to(x.device)).sum(-1)
 
 
 def _component(state: dict[str, Any], name: str, layer: int, logit: Float[Tensor, "batch step"]) -> None:
-    layers = state["components"].setdefault(name, {})
+    layers, logit = state["components"].setdefault(name, {}), logit.cpu()
     layers[layer] = layers[layer] + logit if layer in layers else logit
 
 
 def _add(state: dict[str, Any], layer: int, scores: Float[Tensor, "batch step token head"]) -> None:
-    layers = state.setdefault("layers", {})
+    layers, scores = state.setdefault("layers", {}), scores.cpu()
     place = layer if state["data"]["per_layer"] else 0
     layers[place] = layers[place] + scores if place in layers else scores
 
@@ -111,7 +112,7 @@ def _add(state: dict[str, Any], layer: int, scores: Float[Tensor, "batch step to
 def _end(state: dict[str, Any], values: dict[str, Tensor]) -> None:
     """Divide by the size of the stream, and keep what the model adds at its head and after it."""
     run, data, found = state["run"], state["data"], state["found"]
-    scale, factor = state["scale"]
+    scale, factor = (one.cpu() for one in state["scale"])
     scores = torch.stack([state["layers"][layer] for layer in sorted(state["layers"])], dim=3)
     scores = scores * scale[..., None, None, None]
     scores = scores if data["per_head"] else scores.squeeze(-1)
@@ -119,7 +120,7 @@ def _end(state: dict[str, Any], values: dict[str, Tensor]) -> None:
     for name, layers in state["components"].items():
         found[name] = torch.stack([layers[layer] for layer in sorted(layers)], dim=2) * scale[..., None]
     if "embedding" in state:
-        found["embedding"] = state["embedding"] * scale
-    found["final_norm_bias"] = state["after_norm"] * factor[:, None]
+        found["embedding"] = state["embedding"].cpu() * scale
+    found["final_norm_bias"] = state["after_norm"].cpu() * factor[:, None]
     found["unembed_bias"] = state["biases"]
-    found["after_unembed"] = step_logits(run, values["logits"]) - step_logits(run, values["unembed"])
+    found["after_unembed"] = step_logits(run, values["logits"]).cpu() - step_logits(run, values["unembed"]).cpu()

@@ -23,7 +23,8 @@ def stack_map(state: dict[str, Any], stack: str, like: Tensor) -> Float[Tensor, 
     maps = state.setdefault("maps", {})
     if stack not in maps:
         maps[stack] = identity_map(state, stack, like)
-    return maps[stack]
+    # Layers of one model may be on several devices.
+    return maps[stack].to(like.device)
 
 
 def identity_map(state: dict[str, Any], stack: str, like: Tensor) -> Float[Tensor, "batch position token"]:
@@ -52,10 +53,10 @@ def mean_weights(columns: Float[Tensor, "batch column step"]) -> Float[Tensor, "
 
 def note(state: dict[str, Any], name: str, values: Float[Tensor, " batch"]) -> None:
     """Keep the largest value of every example."""
-    found = state["found"]
+    found, values = state["found"], values.cpu()
     found[name] = torch.maximum(found[name], values) if name in found else values
 
 
 def count(state: dict[str, Any], name: str, values: Int[Tensor, " batch"]) -> None:
     """Keep the sum of every example."""
-    state["found"][name] = state["found"].get(name, 0) + values
+    state["found"][name] = state["found"].get(name, 0) + values.cpu()

@@ -43,9 +43,9 @@ def norms_fold(model: Any, state: dict[str, Any], stage: dict[str, Any], values:
         # A row to which nothing is brought stays 0.
         found = found / found.sum(2, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
     if inside:
-        state.setdefault("inside", []).append(found)
+        state.setdefault("inside", []).append(found.cpu())
     else:
-        state.setdefault(facts["kind"], []).append(column_mean(run, found))
+        state.setdefault(facts["kind"], []).append(column_mean(run, found).cpu())
     if facts["last"]:
         kinds = [torch.stack(state[kind], dim=3) for kind in ("cross_attn", "attn") if kind in state]
         state["found"]["scores"] = torch.cat(kinds, dim=2)

@@ -46,7 +46,7 @@ def trace_fold(model: Any, state: dict[str, Any], stage: dict[str, Any], values:
         parts = [{**part, "vectors": None} for part in block["parts"]]
         state.setdefault("blocks", []).append({**block, "parts": parts})
     if facts["last"]:
-        _hop(model, state)
+        _hops(model, state)
 
 
 def _choose_rows(state: dict[str, Any]) -> None:
@@ -73,10 +73,10 @@ def _choose_rows(state: dict[str, Any]) -> None:
     state["moves"] = (place[:, None] - 1 == rows[:, None]).to(columns)
 
 
-def _hop(model: Any, state: dict[str, Any]) -> None:
+def _hops(model: Any, state: dict[str, Any]) -> None:
     """The trace of each column, and the traces of what it found in the reasoning."""
     data, found = state["data"], state["found"]
-    like = state["blocks"][0]["total"]
+    like = state["blocks"][0]["total"].cpu()
     moves, passes, observed = (state[name].to(like) for name in ("moves", "passes", "observed"))
     heard = (~data["ignored"][state["examples"]]).to(like)
     weights = (mean_weights(state["run"]["columns"]) @ state["steps"]).to(like)
@@ -99,8 +99,9 @@ def _trace(
     """The direct edges into weighted sums of rows, over all layers."""
     total = None
     for block in state["blocks"]:
-        keys, rest = flow_shares(state, summed_rows(model, block, weights), weights.sum(-1) > 0)
-        found = tokens_of(state, keys, identity_map(state, "decoder", rest))
+        sums = summed_rows(model, block, weights.to(block["total"].device))
+        keys, rest = flow_shares(state, sums, weights.sum(-1) > 0)
+        found = tokens_of(state, keys, identity_map(state, "decoder", rest)).cpu()
         total = found if total is None else total + found
     assert total is not None
     return total

@@ -41,7 +41,7 @@ def leave_out(
     counted = players(probe)
     streams = probe.streams.numpy()
     rows = []
-    for row, able in enumerate(np.logical_or.reduce(counted, axis=1)):
+    for row, able in enumerate(np.any(counted, axis=1)):
         found = windows(streams[row], window, stride)
         found = found[(found & able).any(1)]
         # A row that removes nothing comes first: it is what the others are compared with.
