@@ -194,6 +194,17 @@ def test_several_baselines_of_a_batch_keep_to_their_own_rows():
         assert check(one).passed
 
 
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+def test_a_sequence_of_which_nothing_moves_is_its_own_reference(mode):
+    model = load("t5")
+    options = {"method": "deeplift", "baseline": "mean", "keep": [0, 1], "sides": "source", "mode": mode}
+    still, moving = model.attribute([[7, 21], PROMPT], [[17, 8], CONTINUATION], **options)
+    assert (still.scores.values[:, :2] == 0).all()
+    for out in (still, moving, model.attribute([7, 21], [17, 8], **options)):
+        assert check(out).passed
+        assert check(out, "no-op").passed
+
+
 def test_nothing_flows_to_the_reference(monkeypatch):
     seen = []
     contract = reverse_mode.contract
@@ -255,8 +266,10 @@ def test_trained_models(name):
 def test_cost_is_what_the_record_says():
     model = load("gpt2")
     out = explain(model, mode="reverse")
-    # Both ends once without rules, and once beside each other with them.
-    assert (out.info["engine"]["rows"], out.info["engine"]["vjps"]) == (4, len(CONTINUATION))
+    # The input, and its reference beside it.
+    assert (out.info["engine"]["rows"], out.info["engine"]["vjps"]) == (2, len(CONTINUATION))
+    assert explain(model, mode="reverse", layer="all").info["engine"]["rows"] == 2
+    assert explain(model, mode="reverse", baseline=["mean", 11]).info["engine"]["rows"] == 4
     forward = explain(model, mode="forward", sides="source")
     assert forward.info["engine"]["jvps"] == len(PROMPT)
     assert model.estimate(PROMPT, CONTINUATION, method="deeplift").derivatives == len(CONTINUATION)

@@ -92,7 +92,8 @@ class Derivatives:
         here: Target at the clean input.
         there: Target with the site set to the reference, per layer when there are several; with several
             references the mean over the points; where features are alone on their way, of each feature
-            [batch, column, feature (, layer)]; None when the question had no reference.
+            [batch, column, feature (, layer)]; None when the question had no reference, or, by rules, where the
+            site is not all that the target depends on.
         record: Plain data: mode, rows, vector-Jacobian and Jacobian-vector products, chunks, and ``path``,
             the number of the path that was taken.
         gaps: Checks that every derivative carries (no-op, leak, adjoint).

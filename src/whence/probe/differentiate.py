@@ -25,6 +25,7 @@ from whence.probe.forward_mode import forward_products, no_tangent, tangents
 from whence.probe.path import at_points, end_stands, is_input, last_stands
 from whence.probe.respond import capture
 from whence.probe.reverse_mode import reverse_products
+from whence.probe.rows import column_values
 from whence.probe.totals import drift_of
 from whence.probe.words import word_ways
 
@@ -63,8 +64,8 @@ def differentiate(
             ``of`` and ``rank`` (see `whence.probe.heads`), ``reduce``, ``mode``, ``rows`` and ``products`` (chunk
             sizes), ``otherwise`` (mode and chunk sizes if an operation has no tangent, or None), ``adjoint``
             (compare both modes at the last point), ``seed``, ``advance`` (told of progress, or None).
-        rules: DeepLIFT's rules in place of derivatives (see `whence.probe.paired`), or None. By them every layer
-            shares out the same difference, so that ``there`` is the target with the input at its reference.
+        rules: DeepLIFT's rules in place of derivatives (see `whence.probe.paired`), or None. By them rows and their
+            references run side by side, and ``there`` is the target with the input at its reference.
 
     Returns:
         ``no_tangent`` (what has none, where forward mode was insisted on), or: ``values``
@@ -83,18 +84,16 @@ def differentiate(
         "counts": {"rows": 0, "vjps": 0, "jvps": 0},
         "way": None,
         "rules": rules,
+        "lows": torch.zeros(len(references or ()), *run["query"].shape, dtype=torch.float64),
     }
+    apart = references if rules is None else None
     deep = [leaf for group in groups for leaf in group if not is_input(leaf, embeds)]
-    if references is not None and deep:
-        capture_ends(model, run, state, deep, references, used)
+    if apart is not None and deep:
+        capture_ends(model, run, state, deep, apart, used)
     noop = lows = None
-    if references is not None:
-        sites = groups if rules is None else [embeds]
-        values = [endpoints(model, run, score, state, group, used, question["rows"]) for group in sites]
+    if apart is not None:
+        values = [endpoints(model, run, score, state, group, used, question["rows"]) for group in groups]
         noop, lows = (torch.stack(side) for side in zip(*values, strict=True))
-        if rules is not None:
-            # Rules must leave the target itself as it is, so that of the rows which have them is looked at.
-            noop, lows = None, lows.expand(len(groups), -1, -1, -1)
     note, taken, asked, results, there = "", 0, question, [], None
     for number, path in enumerate(question["paths"]):
         taken = number
@@ -117,6 +116,8 @@ def differentiate(
             break
     if noop is None:
         noop = clean_targets(model, run, score, state, groups, question["rows"], results)
+    if rules is not None:
+        there = targets_beside(run, state, asked, noop)
     adjoint = None
     if asked["adjoint"] and not asked["alone"]:
         try:
@@ -245,7 +246,7 @@ def clean_targets(
 ) -> Float[Tensor, "layer example column"]:
     """Targets with a site written back at its clean value: of the rows that stood there, else of new ones."""
     stands = end_stands(torch.arange(run["query"].shape[0]), 1.0, 0)
-    plain = {**state, "way": None}
+    plain = {**state, "way": None, "references": None}
     return torch.stack(
         [
             at_points(model, run, score, plain, group, stands, rows).double()
@@ -254,6 +255,18 @@ def clean_targets(
             for group, result in zip(groups, results, strict=True)
         ]
     )
+
+
+def targets_beside(
+    run: dict[str, Any], state: dict[str, Any], question: dict[str, Any], noop: Float[Tensor, "layer example column"]
+) -> Float[Tensor, "layer example column"]:
+    """Targets with the input at its reference, which ran beside the rows of a path: the mean over its points."""
+    everyone = torch.arange(run["query"].shape[0])
+    origins = question["origins"] or [0] * len(question["points"])
+    lows = torch.stack([column_values(run, everyone, state["lows"][origin]) for origin in origins])
+    # A sequence none of whose features moves is its own reference, and in forward mode has no rows.
+    moves = torch.isin(everyone, state["features"]["rows"][:, 0])
+    return torch.where(moves[:, None], lows.mean(0), noop)
 
 
 def lone_ends(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.path import end_stands, stand
+from whence.probe.path import end_stands, is_input, stand
 from whence.probe.rows import chosen_logits, forward_rows, leaf_order, step_values, target_values
 from whence.step_functions.inputs import StepInputs
 
@@ -45,7 +45,8 @@ def differentiable_rows(
 
     Returns:
         ``values``, ``hidden`` and ``logits`` as from `whence.probe.rows.forward_rows`, and ``steps`` [row, step], the
-        target. By rules, the first three have further rows at their end, the references.
+        target. By rules, the first three have further rows at their end, the references, whose targets are noted in
+        ``lows`` of the state.
     """
     examples = stands["examples"]
     if state["rules"] is None:
@@ -59,14 +60,19 @@ def differentiable_rows(
     inputs = [{**leaf, "passing": True} for leaf in state["embeds"] if leaf["key"] not in asked]
 
     def edit_both(leaf: dict[str, Any], value: Tensor) -> Tensor:
-        high = value[:count] if leaf.get("passing") else edit(leaf, value[:count])
-        return torch.cat([high, stand(state, leaf, references, value[count:])[0]])
+        high, low = value[:count], value[count:].detach()
+        if is_input(leaf, state["embeds"]):
+            low = stand(state, leaf, references, low)[0]
+        else:
+            # A deeper site has the values that follow from both inputs.
+            state["ends"][leaf["key"]] = low[partner.to(low.device)]
+        return torch.cat([high if leaf.get("passing") else edit(leaf, high), low])
 
     out = forward_rows(model, run, everyone, sorted([*inputs, *leaves], key=leaf_order), edit_both, pairs=pairs)
     state["counts"]["rows"] += len(references["examples"])
-    values = [value for value in out["values"] if value is not None]
-    steps = paired_targets(run, score, state["rules"], everyone, out["logits"], partner)
-    return {**out, "values": values, "steps": steps}
+    steps, lows = paired_targets(run, score, state["rules"], everyone, out["logits"], partner)
+    state["lows"][references["origin"], references["examples"]] = lows.double().cpu()
+    return {**out, "values": [value for value in out["values"] if value is not None], "steps": steps}
 
 
 def reference_stands(stands: dict[str, Tensor]) -> tuple[dict[str, Tensor], Int[Tensor, " row"]]:
@@ -83,19 +89,20 @@ def paired_targets(
     examples: Int[Tensor, " both"],
     logits: Float[Tensor, "both position vocab"],
     partner: Int[Tensor, " row"],
-) -> Float[Tensor, "row step"]:
-    """The step function's value at every step of the rows that are explained, with its multipliers as derivative."""
+) -> tuple[Float[Tensor, "row step"], Float[Tensor, "reference step"]]:
+    """The step function at every step of the explained rows, with its multipliers as derivative, and of the others."""
     count = len(partner)
     chosen = chosen_logits(run, examples, logits)
-    ids = run["target_ids"][examples[:count]].to(chosen.device)
-    high, low = chosen[:count].detach(), chosen[count:].detach()[partner.to(chosen.device)]
+    every = run["target_ids"][examples].to(chosen.device)
+    values = step_values(score, chosen.detach(), every)
+    high, low, ids = chosen[:count].detach(), chosen[count:].detach()[partner.to(chosen.device)], every[:count]
     if rules["multipliers"] is None:
         multipliers = mean_gradient(score, ids, high, low, rules)
     else:
         multipliers = rules["multipliers"](StepInputs(high, ids), StepInputs(low, ids), **score["options"])
     # A masked token's logit is -inf in both, and does not move.
     moving = torch.where(torch.isfinite(high), chosen[:count] - high, 0.0)
-    return step_values(score, high, ids) + (multipliers * moving).sum(-1)
+    return values[:count] + (multipliers * moving).sum(-1), values[count:]
 
 
 def mean_gradient(

@@ -3,8 +3,9 @@
 These functions travel to remote places by their source (see `whence.models.programs` for the rules). The
 ``state`` they share: ``embeds`` (the embedding leaves), ``references`` (a list, see `whence.probe.rows`, or
 None), ``ends`` (values of deeper sites in the clean run, and in the run of each reference that is used),
-``features`` (see `whence.probe.differentiate`), ``counts``, ``rules`` (see `whence.probe.paired`), and ``way``:
-what holds for all rows of a path, ``noise`` (with ``carried``, ``item`` and ``seed``) and ``words`` with their
+``features`` (see `whence.probe.differentiate`), ``counts``, ``rules`` (see `whence.probe.paired`; by them ``ends``
+are those of each row's reference in the pass under way, and ``lows`` [reference, example, step] its targets), and
+``way``: what holds for all rows of a path, ``noise`` (with ``carried``, ``item`` and ``seed``) and ``words`` with their
 ``distance`` (see `whence.probe.words`). A way of None is straight.
 
 ``stands`` describe rows, one entry of each tensor per row: ``examples``, ``sample`` (the number of the point in
@@ -136,6 +137,8 @@ def span_ends(
     if references is None:
         return clean, torch.zeros_like(clean)
     inner = not is_input(leaf, state["embeds"])
+    if inner and state["rules"] is not None:
+        return clean, state["ends"][leaf["key"]]
     if inner:
         clean = state["ends"]["clean"][leaf["key"]][examples].to(value)
     low = torch.empty_like(clean)

@@ -36,7 +36,7 @@ class DeepLift(AbstractMethod):
     title: ClassVar[str] = "differences from a baseline, shared out operation by operation; scores sum to the whole"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.EMBEDDINGS, Need.LOGITS, Need.GRADIENTS, Need.INTERNALS})
     cites: ClassVar[tuple[str, ...]] = ("shrikumar2017", "lundberg2017")
-    cost: ClassVar[str] = "R (2F + min(T VJPs, K JVPs)) + (2 + R) F for R references"
+    cost: ClassVar[str] = "R (2F + min(T VJPs, K JVPs)) + 1F for R references"
     additive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
     layer: ClassVar[bool] = True
