@@ -81,8 +81,9 @@ ABSENT = {
     ("gpt2", "petals"): "Petals serves Llama, Mixtral, Falcon and BLOOM",
 }
 QUANTISED = ("nf4", "int8")
-# Methods of which tests/slow_reference.py has an implementation in plain PyTorch that runs on any weights.
-UNTRACED = ("input_x_gradient", "integrated_gradients", "saliency")
+# Methods of which tests/slow_reference.py or tests/deeplift_reference.py has an implementation in plain PyTorch that
+# runs on any weights.
+UNTRACED = ("deeplift", "input_x_gradient", "integrated_gradients", "saliency")
 # Largest difference that a place may make: rounding.
 TOLERANCE = 1e-5
 

@@ -167,6 +167,33 @@ def test_segments_spans_and_what_is_kept():
     assert check(source).passed
 
 
+@pytest.mark.parametrize("layer", [None, 0])
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+@pytest.mark.parametrize("family", ["llama", "opt", "t5"])
+def test_several_baselines_give_the_mean_over_them(family, mode, layer):
+    model = load(family, torch.float64)
+    baselines = ["mean", 11, 12]
+    together = explain(model, baseline=baselines, mode=mode, layer=layer, strict=True)
+    alone = [explain(model, baseline=one, mode=mode, layer=layer).scores.values for one in baselines]
+    assert relative(together.scores.values, np.mean(alone, axis=0)) < 1e-6
+    assert relative(alone[0], alone[1]) > 1e-2
+    assert together.verified
+    assert check(together).value < 1e-6
+    assert check(together, "adjoint").passed
+
+
+def test_several_baselines_of_a_batch_keep_to_their_own_rows():
+    """A counterfactual has a reference of its own for every sequence, and its prefix is not compared."""
+    model = load("gpt2")
+    options = {"method": "deeplift", "target": "logit", "baseline": [11, [5, 6, 7]]}
+    prompts, continuations = [[7, 21, 9], [30, 12, 9]], [[17, 8], [40, 11, 19]]
+    together = model.attribute(prompts, continuations, **options)
+    for one, prompt, continuation in zip(together, prompts, continuations, strict=True):
+        alone = model.attribute(prompt, continuation, **options)
+        assert np.nanmax(np.abs(alone.scores.values - one.scores.values)) < 1e-5
+        assert check(one).passed
+
+
 def test_nothing_flows_to_the_reference(monkeypatch):
     seen = []
     contract = reverse_mode.contract

@@ -226,8 +226,10 @@ class DryProbe:
         plan, _ = plan_derivatives(
             probe, reduce=reduce, paths=paths[:1], reference=reference, of=of, rank=rank, rules=rules
         )
-        moved = (reference and rules is None) or paths[0].noise
-        self.plans += [plan] * (layers if moved else 1)
+        # One pass serves all layers where `whence.probe.differentiate` shares it among them.
+        clean = (not reference or rules is not None) and not paths[0].noise
+        shared = clean and plan.mode == "reverse" and len(probe.layers.streams) == 1
+        self.plans += [plan] * (1 if shared else layers)
         count, columns = probe.batch.columns.shape[:2]
         tail = (layers,) if probe.layers.labels else ()
         third = probe.feature_count if reduce == "dot" else probe.batch.width
