@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,9 @@ BASELINES = ("nearest", "random")
 MODELS = tuple(f"whence/{name}" for name in bundled.NAMES)
 # What all methods are asked alike, whatever is usual for one of them: a score for every token and every step.
 ALIKE = {"segments": "token", "sides": ("source", "prefix"), "progress": False}
+
+# Ranks need fewer draws than small standard errors do.
+LIGHTER = {"kernel_shap": {"n_samples": 512}, "lime": {"n_samples": 256}, "shapley_sampling": {"n_permutations": 8}}
 
 
 def scoring_methods() -> list[str]:
@@ -148,7 +152,8 @@ def _attribution(
     model: whence.Model, method: str, example: bundled.Example, steps: list[int], target: str
 ) -> whence.Attribution:
     # Some methods explain a number of their own, or none.
-    asked = {"target": target} if whence.METHODS[method].targets is None else {}
+    asked: dict[str, Any] = {"target": target} if whence.METHODS[method].targets is None else {}
+    asked |= LIGHTER.get(method, {})
     out = model.attribute(example.prompt, example.continuation, method=method, steps=steps, **asked, **ALIKE)
     assert isinstance(out, whence.Attribution)
     return out
@@ -221,6 +226,8 @@ def markdown(figures: Sequence[Figures], *, examples: int, target: str, seed: in
         f"with {tokens} determined tokens; in brackets the 95% interval from resampling examples. *nearest* ranks the "
         "tokens nearest to the step first."
     )
+    fewer = [f"`{name}` {option}={value}" for name in LIGHTER for option, value in LIGHTER[name].items()]
+    note += f" Options other than the defaults: {', '.join(fewer)}."
     return "\n".join([*lines, "", note])
 
 

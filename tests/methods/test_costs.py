@@ -15,13 +15,14 @@ S, T = len(PROMPT), len(CONTINUATION)
 N = S + T
 
 # The pass that measures the target is counted here. The endpoints of a path are two rows more, and a comparison of both
-# derivative modes another. Derivatives themselves read no tokens in reverse mode.
+# derivative modes another; DeepLIFT's passes have the reference beside the input. Derivatives themselves read no tokens
+# in reverse mode.
 BOUNDS = {
     "attention": N,
     "attention_rollout": N,
     "alti": N,
     "alti_logit": 2 * N,
-    "deeplift": 3 * N,
+    "deeplift": 5 * N,
     "direct_logit": 2 * N,
     "flashtrace": N,
     "information_flow": N,

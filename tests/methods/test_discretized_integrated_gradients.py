@@ -259,7 +259,7 @@ def test_cost():
         ({"upscale": -1}, "upscale is a whole number, 0 to 10"),
         ({"strategy": "best"}, "unknown strategy of discretized_integrated_gradients"),
         ({"rule": "right"}, "unknown rule of discretized_integrated_gradients"),
-        ({"layer": 0}, "about the input only"),
+        ({"layer": 0}, "not asked at an intermediate site"),
         ({"baseline": ["mean", 11]}, "compares with one reference"),
     ],
 )

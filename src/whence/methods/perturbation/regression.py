@@ -102,20 +102,47 @@ def fit_lasso(
     scaled = np.where(moving, (x - middle) / np.where(moving, spread, 1.0), 0.0)
     centred = y - level
     gram, pull = (scaled.T * share) @ scaled, (scaled.T * share) @ centred
-    solved = np.zeros(x.shape[1])
+    solved, signs, tried = np.zeros(x.shape[1]), np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    slope, curvature = pull.copy(), np.diag(gram)
+    enough = _TOLERANCE * max(np.abs(pull).max(initial=0.0), alpha)
     for _ in range(_SWEEPS):
         largest = 0.0
         for k in np.flatnonzero(moving):
-            force = pull[k] - gram[k] @ solved + gram[k, k] * solved[k]
-            new = np.sign(force) * max(abs(force) - alpha, 0.0) / gram[k, k]
-            largest = max(largest, abs(new - solved[k]))
-            solved[k] = new
-        if largest <= _TOLERANCE * max(np.abs(pull).max(initial=0.0), alpha):
+            force = slope[k] + curvature[k] * solved[k]
+            new = np.sign(force) * max(abs(force) - alpha, 0.0) / curvature[k]
+            if new != solved[k]:
+                step = new - solved[k]
+                slope -= gram[k] * step
+                solved[k] = new
+                largest = max(largest, abs(step))
+        if largest <= enough:
             break
+        before, signs = signs, np.sign(solved)
+        # Where the signs stand still, the solution with these signs may be the one; then no more sweeps are needed.
+        if (signs == before).all() and (signs != tried).any():
+            tried = signs
+            if (found := _with_signs(gram, pull, signs, alpha)) is not None:
+                solved = found
+                break
     left = centred - scaled @ solved
     back = solved / np.where(moving, spread, 1.0)
     condition = _solve(gram[np.ix_(moving, moving)], pull[moving])[2]
     return Fit(back, float(level - middle @ back), explained(y, left, weights), condition, None)
+
+
+def _with_signs(
+    gram: Float[np.ndarray, "feature feature"],
+    pull: Float[np.ndarray, " feature"],
+    signs: Float[np.ndarray, " feature"],
+    alpha: float,
+) -> Float[np.ndarray, " feature"] | None:
+    """The lasso's solution if its coefficients have these signs (zero is out), else None."""
+    inside = signs != 0
+    solved = np.zeros(len(signs))
+    solved[inside] = _solve(gram[np.ix_(inside, inside)], pull[inside] - alpha * signs[inside])[0]
+    slope = pull - gram @ solved
+    right = (np.sign(solved) == signs).all() and np.allclose(slope[inside], alpha * signs[inside], atol=1e-9 * alpha)
+    return solved if right and (np.abs(slope[~inside]) <= alpha).all() else None
 
 
 def fit_with_sum(
