@@ -366,6 +366,7 @@ def test_estimate_counts_what_the_run_then_does(llama):
         (PROMPT, None, {"layer": "blocks.1.resid_pots"}, "UnknownNameError", "blocks.1.resid_post"),
         (PROMPT, None, {"layer": 7}, "InputError", "there is no block 7"),
         (PROMPT, None, {"layer": "blocks.0.attn.pattern"}, "UnsupportedError", "one vector per position"),
+        (PROMPT, None, {"layer": "unembed"}, "UnsupportedError", "is the output itself"),
         (PROMPT, None, {"method": "integrated_gradients", "steps_n": 3}, "UnknownNameError", "n_steps"),
         ([[5], [6]], [[7]], {}, "InputError", "2 prompts but 1 continuations"),
         ([[5], [6]], "text", {}, "InputError", "one for each"),

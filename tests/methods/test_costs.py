@@ -22,7 +22,7 @@ BOUNDS = {
     "attention_rollout": N,
     "alti": N,
     "alti_logit": 2 * N,
-    "deeplift": 5 * N,
+    "deeplift": 3 * N,
     "direct_logit": 2 * N,
     "flashtrace": N,
     "information_flow": N,

@@ -72,7 +72,7 @@ def find_layers(architecture: Architecture, layer: Any) -> Layers:
     Raises:
         UnknownNameError: No site of that name; the nearest are listed.
         InputError: A number outside the blocks, or another kind of value.
-        UnsupportedError: A site without a position axis, or of another width per entry.
+        UnsupportedError: A site without a position axis, of another width per entry, or the output itself.
     """
     streams = list(architecture.paths["embed"])
     if layer is None:
@@ -109,6 +109,8 @@ def _group(architecture: Architecture, layer: Any, streams: list[str]) -> list[L
             leaves.append(leaf(architecture.site(f"{prefix}blocks.{layer % count}.resid_post"), stream))
         return leaves
     site = architecture.site(layer)
+    if site.name in ("unembed", "logits"):
+        raise UnsupportedError(f"layer={layer!r} is the output itself; take ln_final or the resid_post of a block.")
     if tuple(site.axes[:2]) != ("batch", "position"):
         raise UnsupportedError(
             f"layer={layer!r} has axes {', '.join(site.axes)}: an attribution needs one vector per position. "
