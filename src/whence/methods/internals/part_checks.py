@@ -31,7 +31,7 @@ def rebuilding(probe: Probe, share: Float[Tensor, " batch"]) -> Gap:
 def row_sums(sums: Float[Tensor, "batch column *layer"]) -> Gap:
     """Shares of all tokens sum to one, in every layer."""
     gap = (sums - 1).abs().flatten(2).amax(-1) if sums.dim() > 2 else (sums - 1).abs()
-    return Gap("row-sums", gap, gap.new_ones(gap.shape), 1e-4, "shares of all tokens sum to 1")
+    return Gap("row sums", gap, gap.new_ones(gap.shape), 1e-4, "shares of all tokens sum to 1")
 
 
 def flat_rows(probe: Probe, found: dict[str, Any]) -> Gap:
