@@ -34,3 +34,11 @@ def test_unknown_methods_are_refused_with_the_nearest():
 def test_places_follow_from_needs():
     assert list(places(whence.METHODS["none"])) == ["here", "ndif", "ndif without trust", "petals"]
     assert list(places(whence.METHODS["saliency"])) == ["here", "ndif", "petals"]
+
+
+def test_a_method_without_a_target_names_none(capsys):
+    out = whence.load("whence/stories").attribute("Once upon", " a time", method="attention_rollout")
+    assert not out.explains
+    assert repr(out).startswith("Attribution(attention_rollout: ")
+    out.show()
+    assert "attention_rollout · model" in capsys.readouterr().out

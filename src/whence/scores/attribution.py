@@ -98,7 +98,9 @@ class Attribution:
     def __repr__(self) -> str:
         sources = len(self.source.axis("token"))
         extra = "".join(f" x {len(axis)} {axis.name}s" for axis in self.scores.axes[2:])
-        asked = f"{self.method or 'unnamed method'} of {self.target or 'unnamed target'}"
+        asked = self.method or "unnamed method"
+        if self.explains:
+            asked += f" of {self.target or 'unnamed target'}"
         failed = ", ".join(check.name for check in self.checks if check.passed is False)
         return (
             f"Attribution({asked}: {len(self.steps)} steps x {len(self.tokens)} tokens{extra}, "
@@ -119,6 +121,11 @@ class Attribution:
     def target(self) -> str:
         """Name of the explained number, or nothing."""
         return str(self.info.get("target") or "")
+
+    @property
+    def explains(self) -> bool:
+        """Whether the scores are about a number of the output; some methods look at the inside of the model alone."""
+        return "target" not in self.info or self.info["target"] is not None
 
     @property
     def source(self) -> Scores:

@@ -138,7 +138,9 @@ class _Page:
         """What was asked, and what went wrong."""
         model = self.item.info.get("model")
         name = model.get("name") if isinstance(model, Mapping) else model
-        asked = f"{self.item.method or 'attribution'} of {self.item.target or 'the target'}"
+        asked = self.item.method or "attribution"
+        if self.item.explains:
+            asked += f" of {self.item.target or 'the target'}"
         title = Text(self.grid.say(asked), BOLD)
         if name:
             title.append(self.grid.glyphs.dot + self.grid.say(f"model {name}"), PLAIN)
