@@ -52,6 +52,9 @@ def word_ways(
     # Padding stands on the left of a decoder and on the right of an encoder: this place always holds a token.
     place = slice(0, 1) if two_stacks else slice(-1, None)
     least = {name: value[:1, place] for name, value in inputs.items()}
+    if "position_ids" in least:
+        # One token is a text of its own.
+        least["position_ids"] = torch.zeros_like(least["position_ids"])
     ids = [inputs["input_ids"], inputs["decoder_input_ids"]] if two_stacks else [inputs["input_ids"]]
     tables, total, moved = [], torch.zeros(len(ids[0])), torch.zeros(len(ids[0]))
     with torch.no_grad(), model.trace(**least, use_cache=False):
