@@ -210,8 +210,8 @@ def markdown(figures: Sequence[Figures], *, examples: int, target: str, seed: in
     by = {(one.model, one.method): one for one in figures}
     head = "| method |" + "".join(f" `{model}`: top 3 | top 1 | MRR |" for model in models)
     lines = [head, "|---|" + "---|---|---|" * len(models)]
-    best = {name: max(one.top3.mean for one in figures if one.method == name) for name in methods}
-    for method in sorted(methods, key=lambda name: (name in BASELINES, -best[name])):
+    mean = {name: np.mean([one.top3.mean for one in figures if one.method == name]) for name in methods}
+    for method in sorted(methods, key=lambda name: (name in BASELINES, -mean[name])):
         cells = ""
         for model in models:
             one = by.get((model, method))
