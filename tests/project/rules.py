@@ -72,7 +72,7 @@ SENT = frozenset(
         "methods/internals/alti_fold.py",
         "methods/internals/flow_fold.py",
         "methods/internals/logit_fold.py",
-        "methods/internals/mixing.py",
+        "methods/internals/composition.py",
         "methods/internals/norms_fold.py",
         "methods/internals/proximity.py",
         "methods/internals/trace_fold.py",

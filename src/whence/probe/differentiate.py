@@ -61,7 +61,7 @@ def differentiate(
             [row, 2]: pairs of example and feature that can have a displacement.
         question: ``paths`` (the fields of `whence.core.contract.Path`, with the numbers of their points as
             ``samples``), ``accept`` (which path is fine enough, see `whence.core.contract.Accept`, or None),
-            ``of`` and ``rank`` (see `whence.probe.heads`), ``reduce``, ``mode``, ``rows`` and ``products`` (chunk
+            ``of`` and ``rank`` (see `whence.probe.cotangents`), ``reduce``, ``mode``, ``rows`` and ``products`` (chunk
             sizes), ``otherwise`` (mode and chunk sizes if an operation has no tangent, or None), ``adjoint``
             (compare both modes at the last point), ``seed``, ``advance`` (told of progress, or None).
         rules: DeepLIFT's rules in place of derivatives (see `whence.probe.paired`), or None. By them rows and their

@@ -226,7 +226,7 @@ class ModelProbe:
                 first is taken that ``accept`` accepts, else the last.
             accept: Whether a path was fine enough; it travels to where the model runs. Needs a reference.
             reference: Whether there is a reference; without one it is zero at the site.
-            of: What is differentiated: ``"target"``, or of the last hidden state what `whence.probe.heads` says:
+            of: What is differentiated: ``"target"``, or of the last hidden state what `whence.probe.cotangents` says:
                 ``"logit"``, ``"norm"`` or ``"fisher"``.
             rank: How many main directions ``"fisher"`` takes.
             rules: ``"deeplift"`` puts the multipliers between the input and a reference in place of derivatives; then

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.core.errors import UnsupportedError
-from whence.probe.heads import cotangents, every_step
+from whence.probe.cotangents import cotangents, every_step
 from whence.probe.paired import differentiable_rows
 from whence.probe.path import advance, all_stands, passes_clean, some_stands, stand
 from whence.probe.rows import at_steps, column_values, leaf_order, step_places

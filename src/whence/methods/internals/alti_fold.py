@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.methods.internals.mixing import at_steps, column_mean, count, identity_map, note, stack_map
+from whence.methods.internals.composition import at_steps, column_mean, count, identity_map, note, stack_map
 from whence.methods.internals.proximity import key_shares
 from whence.probe.branches import attention_block, real_rows, rebuilding_gap
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whence.methods.internals.mixing import at_steps, column_mean, count, identity_map, note, stack_map
+from whence.methods.internals.composition import at_steps, column_mean, count, identity_map, note, stack_map
 from whence.methods.internals.proximity import edge_shares
 from whence.probe.branches import after_norm, attention_block, attention_sum, joined, real_rows, rebuilding_gap
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.methods.internals.alti_fold import mix_in
-from whence.methods.internals.mixing import at_steps, identity_map, note, stack_map
+from whence.methods.internals.composition import at_steps, identity_map, note, stack_map
 from whence.probe.branches import at_rows, attention_block, attention_sum, rebuilding_gap, rows_of, stream_gap
-from whence.probe.head import final_scales, step_logits, through_final_norm, token_directions
+from whence.probe.unembedding import final_scales, step_logits, through_final_norm, token_directions
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.methods.internals.mixing import column_mean, note
+from whence.methods.internals.composition import column_mean, note
 from whence.methods.internals.proximity import key_sums, length, row_chunks
 from whence.probe.branches import after_norm, attention_sum, real_rows, rebuilding_gap, with_residual
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from whence.methods.internals.composition import identity_map, mean_weights, note
 from whence.methods.internals.flow_fold import closed_block, flow_on, flow_shares, tokens_of
-from whence.methods.internals.mixing import identity_map, mean_weights, note
 from whence.probe.branches import part_vectors, real_rows, rebuilding_gap
 
 if TYPE_CHECKING:
