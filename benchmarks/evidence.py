@@ -35,8 +35,17 @@ MODELS = tuple(f"whence/{name}" for name in bundled.NAMES)
 # What all methods are asked alike, whatever is usual for one of them: a score for every token and every step.
 ALIKE = {"segments": "token", "sides": ("source", "prefix"), "progress": False}
 
-# Ranks need fewer draws than small standard errors do.
-LIGHTER = {"kernel_shap": {"n_samples": 512}, "lime": {"n_samples": 256}, "shapley_sampling": {"n_permutations": 8}}
+# Ranks need fewer points and draws than small gaps and standard errors do.
+LIGHTER = {
+    "discretized_integrated_gradients": {"n_anchors": 10},
+    "integrated_gradients": {"n_steps": 20},
+    "kernel_shap": {"n_samples": 512},
+    "lime": {"n_samples": 256},
+    "shapley_sampling": {"n_permutations": 8},
+    "smoothgrad": {"n_samples": 10},
+    "squaregrad": {"n_samples": 10},
+    "vargrad": {"n_samples": 10},
+}
 
 
 def scoring_methods() -> list[str]:
