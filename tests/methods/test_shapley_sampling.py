@@ -109,3 +109,87 @@ def test_values_are_those_of_the_untraced_model(family):
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(whence.WhenceError, match=message):
         whence.ShapleySampling(**options)
+
+
+# ---- Banzhaf values, and stopping early
+
+
+def banzhaf(value, features):
+    """The mean effect of each feature over all subsets of the others."""
+    found = np.zeros(features)
+    for number in range(2**features):
+        kept = torch.tensor([[float(number >> k & 1) for k in range(features)]])
+        found += np.where(kept[0].numpy() > 0, 1, -1) * float(value(kept)[0, 0])
+    return found / 2 ** (features - 1)
+
+
+@pytest.mark.parametrize("features", [1, 2, 4])
+def test_banzhaf_values_of_few_features_are_exact(features):
+    _, _, value = pairs(features, seed=features, link=np.tanh)
+    found = whence.ShapleySampling(n_permutations=20, value="banzhaf")(GameProbe(value, features))
+    np.testing.assert_allclose(found.scores[0, 0], banzhaf(value, features), rtol=1e-9)
+    assert found.each["exact"] == [True]
+    assert (found.error == 0).all()
+    assert "completeness" not in {gap.name for gap in found.gaps}
+
+
+def test_drawn_banzhaf_values_are_within_their_errors():
+    _, _, value = pairs(8, seed=2, link=lambda x: np.tanh(x) + 0.1 * x**3)
+    expected = banzhaf(value, 8)
+    found = [
+        whence.ShapleySampling(n_permutations=12, value="banzhaf")(GameProbe(value, 8, seed=seed)) for seed in range(60)
+    ]
+    scores = np.array([one.scores[0, 0].numpy() for one in found])
+    errors = np.array([one.error[0, 0].numpy() for one in found])
+    assert np.abs(scores.mean(0) - expected).max() < 4 * (scores.std(0) / 60**0.5).max()
+    assert 0.7 < (errors.mean(0) / scores.std(0)).mean() < 1.4
+    assert {one.each["n_samples"][0] for one in found} == {12 * 8 + 2}
+    assert not np.allclose(expected, shapley(subsets(value, 8), list(range(8))), rtol=1e-3)
+
+
+def test_orders_are_drawn_until_the_errors_are_small():
+    _, _, value = pairs(8, seed=2, link=lambda x: np.tanh(x) + 0.1 * x**3)
+    all_of_them = whence.ShapleySampling(n_permutations=40)(GameProbe(value, 8))
+    worst = float(all_of_them.error.max())
+    probe = GameProbe(value, 8)
+    early = whence.ShapleySampling(n_permutations=40, max_se=1.6 * worst)(probe)
+    count = early.each["n_permutations"][0]
+    assert count % 4 == 0
+    assert count < 40
+    assert len(probe.asked) == count // 4
+    assert float(early.error.max()) <= 1.6 * worst
+    same = whence.ShapleySampling(n_permutations=count)(GameProbe(value, 8))
+    np.testing.assert_allclose(early.scores, same.scores, rtol=1e-12)
+    late = whence.ShapleySampling(n_permutations=40, max_se=worst / 100)(GameProbe(value, 8))
+    np.testing.assert_allclose(late.scores, all_of_them.scores, rtol=1e-12)
+
+
+def test_each_of_a_batch_stops_on_its_own():
+    model = whence.load(tiny_model("llama"))
+    prompts, texts = [PROMPT, PROMPT[:3]], [CONTINUATION, CONTINUATION[:1]]
+    options = {
+        "method": "shapley_sampling",
+        "baseline": "mean",
+        "target": "logprob",
+        "n_permutations": 30,
+        "max_se": 0.4,
+    }
+    together = model.attribute(prompts, texts, **options)
+    for out, prompt, text in zip(together, prompts, texts, strict=True):
+        alone = model.attribute(prompt, text, **options)
+        np.testing.assert_allclose(out.scores.values, alone.scores.values, atol=1e-5)
+        assert out.info["engine"]["n_permutations"] == alone.info["engine"]["n_permutations"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"value": "owen"}, "banzhaf"),
+        ({"max_se": 0.0}, "greater than 0"),
+        ({"max_se": 0.1, "value": "banzhaf"}, "Shapley values only"),
+        ({"antithetic": False, "value": "banzhaf"}, "about orders"),
+    ],
+)
+def test_options_of_banzhaf_and_stopping_that_cannot_be(options, message):
+    with pytest.raises(whence.WhenceError, match=message):
+        whence.ShapleySampling(**options)
