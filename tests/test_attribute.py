@@ -70,14 +70,10 @@ def test_the_call_on_the_model_has_the_arguments_of_the_function():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_generated_text_is_explained_token_by_token(llama, method):
-    options = {
-        **({} if Need.GRADIENTS in whence.METHODS[method].needs else CALLS[method]),
-        "steps": "generated",
-        "segments": "token",
-    }
-    out = llama.attribute(
-        text_of(llama), method=method, generate={"max_new_tokens": 5}, step_scores=["probability"], **options
-    )
+    options = {} if Need.GRADIENTS in whence.METHODS[method].needs else CALLS[method]
+    options = {**options, "steps": "generated", "segments": "token", "sides": ("source", "prefix")}
+    options |= {"step_scores": ["probability"], "generate": {"max_new_tokens": 5}}
+    out = llama.attribute(text_of(llama), method=method, **options)
     ids = llama.encode(text_of(llama)).ids
     with torch.no_grad():
         made = llama.nn._module.generate(
