@@ -145,6 +145,12 @@ def test_readme_marks_are_those_the_benchmark_writes_between():
     assert "held-out examples" not in page
 
 
+def test_every_method_has_its_class_in_the_reference():
+    page = (DOCS / "api" / "methods.md").read_text(encoding="utf-8")
+    for path in whence.METHODS.paths().values():
+        assert f"\n::: {path.replace(':', '.')}\n" in page
+
+
 # Pages that are written from the code.
 
 
