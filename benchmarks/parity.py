@@ -162,8 +162,7 @@ def measure(name: str, folder: Path, place: str, methods: list[str]) -> list[Lin
         for method in methods:
             if absent(name, place, method):
                 continue
-            options = {"method": method, "progress": False, **CALLS[method]}
-            options |= {"target": "logprob"} if whence.METHODS[method].targets is None else {}
+            options = {"progress": False, **call_of(method)}
             before = astuple(traffic)
             start = time.perf_counter()
             if place in ("here", *QUANTISED):
@@ -182,6 +181,12 @@ def measure(name: str, folder: Path, place: str, methods: list[str]) -> list[Lin
             size = float(np.nanmax(np.abs(expected)))
             lines.append(Line(name, method, place, difference, size, *costs, seconds))
     return lines
+
+
+def call_of(method: str) -> dict[str, Any]:
+    """The call of a method that everything is compared with, its target included where it takes any."""
+    target = {"target": "logprob"} if whence.METHODS[method].targets is None else {}
+    return {"method": method, **target, **CALLS[method]}
 
 
 def numbers(out: whence.Attribution) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import whence
-from benchmarks.parity import CALLS
+from benchmarks.parity import CALLS, call_of
 from benchmarks.parity_models import NAMES
 
 pytestmark = pytest.mark.skipif(
@@ -38,7 +38,7 @@ def load(path, key):
 
 @pytest.mark.parametrize("method", list(CALLS))
 def test_same_scores_in_at_most_four_requests(path, method):
-    model, options = load(path, "TRUSTED"), {"method": method, "target": "logprob", **CALLS[method]}
+    model, options = load(path, "TRUSTED"), call_of(method)
     there = model.attribute(TEXT, generate=GENERATE, **options)
     assert model.remote.transport.traffic.requests <= 4
     here = whence.load(path).attribute(TEXT, generate=GENERATE, **options)
@@ -75,7 +75,7 @@ def test_a_trace_of_ones_own(path):
 @pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradients"])
 def test_without_gradients(path, method):
     """NDIF runs the jobs of an ordinary key in another process than the weights are in."""
-    model, options = load(path, "ORDINARY"), {"method": method, "target": "logprob", **CALLS[method], "n_steps": 4}
+    model, options = load(path, "ORDINARY"), {**call_of(method), "n_steps": 4}
     if method == "input_x_gradient":
         del options["n_steps"]
     with pytest.raises(whence.UnsupportedError, match="derivative='finite'"):
