@@ -16,7 +16,7 @@ from whence.probe.checks import EXACT
 from whence.scores import Attribution, Axis, Check, Scores
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from whence.probe.probe import ModelProbe
@@ -57,7 +57,8 @@ def assemble(
         NonFiniteScore: A score that is defined is NaN or infinite.
         CheckFailed: A check failed and the question is strict.
     """
-    return [_one(question, probe, answer, row, target, step_scores, info) for row in range(len(probe.groups))]
+    known = probe.defined if answer.defined is None else probe.defined & answer.defined
+    return [_one(question, probe, answer, row, known, target, step_scores, info) for row in range(len(probe.groups))]
 
 
 def _one(
@@ -65,6 +66,7 @@ def _one(
     probe: ModelProbe,
     answer: Answer,
     row: int,
+    known: Bool[Tensor, "example column feature"],
     target: Sequence[Float[Tensor, "example step"]],
     step_scores: Sequence[Float[Tensor, "example step"]],
     info: dict[str, Any],
@@ -74,7 +76,6 @@ def _one(
     columns = len(sequence.columns)
     scores = _cut(probe, answer, row, answer.scores)
     entries = [_entry(sequence.tokens, group, probe.fixed[row]) for group in groups]
-    known = probe.defined if answer.defined is None else probe.defined & answer.defined
     defined = known[row, :columns, : len(groups)].numpy()
     if not np.isfinite(scores[defined]).all():
         raise NonFiniteScore(

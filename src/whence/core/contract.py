@@ -25,6 +25,7 @@ from whence.core.questions import Stage as Stage
 from whence.core.questions import Subject as Subject
 from whence.core.questions import Words as Words
 from whence.core.questions import Zeroing as Zeroing
+from whence.core.questions import check_removal as check_removal
 from whence.core.replies import Answer as Answer
 from whence.core.replies import Derivatives as Derivatives
 from whence.core.replies import Extra as Extra

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from whence.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +20,16 @@ Metric = Literal["cosine", "euclidean", "relative"]
 Accept = Callable[["Tensor", "Tensor", "Tensor"], bool]
 # Called with the nnsight model, a state, a stage and its values; see `whence.probe.observe.fold_stages`.
 Fold = Callable[[Any, dict[str, Any], dict[str, Any], dict[str, "Tensor"]], None]
+
+
+def check_removal(removal: str) -> None:
+    """Refuse a way of removing features that does not exist.
+
+    Raises:
+        UnknownNameError: It is none of `Removal`.
+    """
+    if removal not in get_args(Removal):
+        raise unknown_name("way of removing a feature", str(removal), get_args(Removal))
 
 
 @dataclass(frozen=True)

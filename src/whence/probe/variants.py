@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from whence.core.contract import Anatomy, Need, Removal
-from whence.core.errors import InputError, UnsupportedError, unknown_name
+from whence.core.contract import Anatomy, Need, Removal, check_removal
+from whence.core.errors import InputError, UnsupportedError
 from whence.core.progress import Progress
 from whence.models.components import Architecture
 from whence.models.model import Model
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from whence.probe.probe import ModelProbe
 
-REMOVALS = ("replace", "delete", "knockout")
-
 
 def remove_features(
     probe: ModelProbe,
@@ -37,8 +35,7 @@ def remove_features(
     rows: int | None,
 ) -> Float[Tensor, "layer row step"]:
     """Targets of rows with features removed; arguments and errors as `ModelProbe.respond` says."""
-    if removal not in REMOVALS:
-        raise unknown_name("way of removing a feature", str(removal), REMOVALS)
+    check_removal(removal)
     if removal != "knockout" and not (layers is None and heads is None):
         raise InputError(f"layers and heads say where attention is knocked out; they mean nothing to {removal!r}.")
     tokens = token_masks(probe, examples, masks)

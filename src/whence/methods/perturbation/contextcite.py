@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal
+from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal, check_removal
 from whence.core.errors import InputError
 from whence.methods.perturbation.masks import random_masks, with_ends
 from whence.methods.perturbation.regression import Fit, fit_lasso
-from whence.methods.perturbation.variants import by_step, check_removal, make_answer, players, removed_values
+from whence.methods.perturbation.variants import by_step, make_answer, players, removed_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float

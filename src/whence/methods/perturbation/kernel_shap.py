@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal
+from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal, check_removal
 from whence.core.errors import InputError
 from whence.methods.perturbation.masks import all_masks, clusters, random_masks, with_ends
 from whence.methods.perturbation.regression import Fit, fit_with_sum
 from whence.methods.perturbation.variants import (
     by_step,
-    check_removal,
     make_answer,
     players,
     removed_values,

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal
+from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal, check_removal
 from whence.methods.perturbation.leave_out import leave_out
-from whence.methods.perturbation.variants import check_removal
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal
+from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal, check_removal
 from whence.core.errors import InputError, unknown_name
 from whence.methods.perturbation.leave_out import leave_out
-from whence.methods.perturbation.variants import check_removal
 
 _SHARES = ("mean", "split")
 

@@ -8,23 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whence.core.contract import Answer, Gap, Probe, Removal
-from whence.core.errors import unknown_name
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-REMOVALS = ("replace", "delete", "knockout")
 _TINY = 1e-12
-
-
-def check_removal(removal: str) -> None:
-    """Refuse a way of removing features that does not exist.
-
-    Raises:
-        UnknownNameError: It is none of `REMOVALS`.
-    """
-    if removal not in REMOVALS:
-        raise unknown_name("way of removing a feature", str(removal), REMOVALS)
 
 
 def players(probe: Probe) -> Bool[np.ndarray, "batch column feature"]:
