@@ -77,7 +77,7 @@ def segment_tokens(tokens: Sequence[Token], how: Any = "token") -> list[list[int
             return [[i] for i in range(len(tokens))]
         if how == "message":
             return _grouped(tokens, [token.segment if token.side == "source" else None for token in tokens])
-        return _by_text(tokens, _words if how == "word" else partial(_cut, re.compile(_ENDS[how])))
+        return _by_text(tokens, word_spans if how == "word" else partial(_cut, re.compile(_ENDS[how])))
     if isinstance(how, Mapping):
         if set(how) != {"split"}:
             raise InputError(f"segments as a mapping has the one key 'split', not {', '.join(map(repr, how))}.")
@@ -107,10 +107,16 @@ def _cut(end: re.Pattern[str], text: str) -> list[Span]:
     return [(start, stop) for start, stop in pairwise([0, *cuts, len(text)]) if start < stop]
 
 
-def _words(text: str) -> list[Span]:
+def word_spans(text: str) -> list[Span]:
     """Words, single CJK characters, and runs of anything else; each with the blanks in front of it.
 
     So a token of one blank, which some tokenizers put before rare words, is part of the word.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Start and stop of each, in characters, in ascending order.
     """
     spans: list[Span] = []
     start, current = 0, "space"
