@@ -90,7 +90,7 @@ $(VENV)/.installed: $(VENV)/.made $(PINS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made $(PINS)
-	$(INSTALL) --editable '.[dev,petals,quantized,server]'
+	$(INSTALL) --editable '.[align,dev,petals,quantized,server]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made $(PINS)

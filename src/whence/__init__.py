@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from whence.scores import load_attribution as load_attribution
     from whence.step_functions import STEP_FUNCTIONS as STEP_FUNCTIONS
     from whence.step_functions import StepFunction as StepFunction
+    from whence.text.alignment import Alignment as Alignment
+    from whence.text.alignment import align as align
+    from whence.text.embedders import load_embedder as load_embedder
     from whence.views.explain import explain as explain
 
 # Where each public name lives; nothing of it is imported before it is used.
@@ -64,6 +67,7 @@ _HOME = {
     "METHODS": "methods",
     "STEP_FUNCTIONS": "step_functions",
     "ALTILogit": "methods.internals.alti_logit",
+    "Alignment": "text.alignment",
     "Attention": "methods.internals.attention",
     "AttentionRollout": "methods.internals.attention_rollout",
     "Attribution": "scores",
@@ -104,9 +108,11 @@ _HOME = {
     "ValueZeroing": "methods.internals.value_zeroing",
     "VarGrad": "methods.gradient.vargrad",
     "WhenceError": "core.errors",
+    "align": "text.alignment",
     "explain": "views.explain",
     "load": "models.loading",
     "load_attribution": "scores",
+    "load_embedder": "text.embedders",
 }
 
 __all__ = [
@@ -114,6 +120,7 @@ __all__ = [
     "METHODS",
     "STEP_FUNCTIONS",
     "ALTILogit",
+    "Alignment",
     "Attention",
     "AttentionRollout",
     "Attribution",
@@ -155,9 +162,11 @@ __all__ = [
     "VarGrad",
     "WhenceError",
     "__version__",
+    "align",
     "explain",
     "load",
     "load_attribution",
+    "load_embedder",
 ]
 
 
