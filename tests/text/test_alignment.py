@@ -247,6 +247,18 @@ def test_special_tokens_pair_up_by_their_ids_and_cut_words():
     assert found.token_pairs == ((0, 0), (2, 2))
 
 
+def test_words_after_a_special_token_are_counted_on():
+    between = Token(1, "<s>", None, None, "prefix", special=True)
+    found = align([*plain("a"), between, *plain(" b", " c")], plain("c", " b"), embedder=one_hot)
+    assert [(word.start, word.stop) for word in found.a] == [(0, 1), (2, 3), (4, 5)]
+    assert found.pairs == ((1, 1), (2, 0))
+    assert found.token_pairs == ((2, 1), (3, 0))
+
+
+def test_blanks_in_front_of_a_word_make_no_difference():
+    assert align(plain("a", "\n\n\nb"), plain("b", " a"), embedder=one_hot).token_pairs == ((0, 1), (1, 0))
+
+
 def test_line_breaks_pair_up_as_special_tokens_do():
     one, other = plain("a", "\n", "b"), plain("\n", "b", "\n", "a")
     assert align(one, other, embedder=one_hot).token_pairs == ((0, 3), (1, 0), (2, 1))

@@ -148,6 +148,8 @@ def test_folders_without_an_encoder(tmp_path):
         load_embedder(tmp_path)
     with pytest.raises(ModelError, match="no such folder"):
         load_embedder(tmp_path / "missing")
+    with pytest.raises(ModelError, match="neither a folder nor a hub id"):
+        load_embedder("some/encoder of mine")
     with pytest.raises(UnknownNameError, match="Did you mean 'labse'"):
         load_embedder("lapse")
 
@@ -209,24 +211,39 @@ def test_auto_is_labse_where_it_is_in_the_cache(bert, tmp_path):
     assert len(partner) == 3
 
 
-def test_a_folder_of_sentence_transformers_is_read_by_it(bert, tmp_path, monkeypatch):
-    encoder, tokenizer = bert
-    for part in bert:
-        part.save_pretrained(tmp_path)
-    (tmp_path / "modules.json").write_text("[]")
+@pytest.fixture
+def library(bert, monkeypatch):
+    """What is asked of sentence-transformers, which has the small encoder under every name."""
     asked = []
 
     class Loaded(list):
         def __init__(self, where, **options):
             asked.append((where, options["local_files_only"]))
-            super().__init__([type("Transformer", (), {"auto_model": encoder})])
-            self.tokenizer = tokenizer
+            # As after training, when dropout is on.
+            super().__init__([type("Transformer", (), {"auto_model": bert[0].train()})])
+            self.tokenizer = bert[1]
 
-    library = type("Library", (), {"SentenceTransformer": Loaded})
-    monkeypatch.setattr("whence.text.embedders.require", lambda name, extra: library)
+    stand_in = type("Library", (), {"SentenceTransformer": Loaded})
+    monkeypatch.setattr("whence.text.embedders.require", lambda name, extra: stand_in)
+    yield asked
+    bert[0].eval()
+
+
+def test_a_folder_of_sentence_transformers_is_read_by_it(bert, tmp_path, library):
+    (tmp_path / "modules.json").write_text("[]")
     found = load_embedder(tmp_path)
-    assert asked == [(str(tmp_path), True)]
+    assert library == [(str(tmp_path), True)]
     np.testing.assert_allclose(found(WORDS)[0], states(bert, " ".join(WORDS), 8)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_the_cache_has_is_not_asked_for_at_the_hub(cached, library, monkeypatch):
+    calls = []
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "config.json" if cached else None)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, **_: calls.append(name))
+    assert load_embedder("some/encoder").name == "some/encoder"
+    assert library == [("some/encoder", cached)]
+    assert calls == ([] if cached else ["some/encoder"])
 
 
 # The rows of a matrix.

@@ -89,6 +89,21 @@ def test_auto_without_labse_says_so(tmp_path, monkeypatch):
     assert "LaBSE" in found.record["warnings"][0]
 
 
+@pytest.mark.parametrize(
+    ("how", "name", "download"), [("auto", "labse", False), ("labse", "labse", True), ("./e", "./e", True)]
+)
+def test_auto_fetches_nothing(how, name, download, monkeypatch):
+    asked = []
+
+    def load(name, *, layer, download):
+        asked.append((name, layer, download))
+        return by_number
+
+    monkeypatch.setattr("whence.text.alignment.load_embedder", load)
+    assert align_steps(tokens([1, 2]), tokens([2, 1]), how).partner == (1, 0)
+    assert asked == [(name, 8, download)]
+
+
 # Pairs that are given.
 
 

@@ -167,8 +167,11 @@ def _cached(where: str, *, download: bool) -> bool:
         require("sentence_transformers", "align")
     from huggingface_hub import HfApi, try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(where, "config.json"), str):
-        return True
+    try:
+        if isinstance(try_to_load_from_cache(where, "config.json"), str):
+            return True
+    except ValueError as error:
+        raise ModelError(f"{where} is neither a folder nor a hub id: {error}") from error
     if not download:
         raise ModelError(f"{where} is not in the cache of the hub; whence.load_embedder({where!r}) fetches it.")
     try:
