@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal, check_removal
 from whence.methods.perturbation.leave_out import leave_out
+from whence.methods.perturbation.refine import read_hierarchy, refine
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,16 @@ class LooSegments(AbstractMethod):
         removal: ``"delete"`` takes the segment's tokens out and numbers the positions of the others anew;
             ``"replace"`` puts the baseline in their place; ``"knockout"`` keeps all other tokens from attending
             to them.
+        hierarchical: ``{"levels": ["message", "paragraph"], "keep": 3}`` asks about coarse segments first, level by
+            level, and at the end about the features in the ``keep`` segments of the last level without which a
+            column loses most. A level is what ``segments=`` takes, with the features that begin in it; of each
+            level only what lies in the ``keep`` highest of the one before is asked about. Features in other
+            segments are NaN, which is not 0: ``info["engine"]`` has them (``skipped``) and the scores of all
+            coarse segments (``levels``). Every level is a request of its own. None asks about all features.
     """
 
     removal: Removal = "delete"
+    hierarchical: Mapping[str, Any] | None = None
 
     name: ClassVar[str] = "loo_segments"
     title: ClassVar[str] = "what the whole answer loses without each sentence"
@@ -47,6 +55,8 @@ class LooSegments(AbstractMethod):
 
     def __post_init__(self) -> None:
         check_removal(self.removal)
+        if self.hierarchical is not None:
+            read_hierarchy("hierarchical", self.hierarchical)
 
     @property
     def replaces(self) -> bool:
@@ -55,4 +65,7 @@ class LooSegments(AbstractMethod):
 
     def __call__(self, probe: Probe) -> Answer:
         """Leave out one segment after the other."""
-        return leave_out(probe, removal=self.removal)
+        if self.hierarchical is None:
+            return leave_out(probe, removal=self.removal)
+        levels, keep = read_hierarchy("hierarchical", self.hierarchical)
+        return refine(probe, removal=self.removal, levels=levels, keep=keep)
