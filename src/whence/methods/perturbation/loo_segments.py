@@ -26,12 +26,12 @@ class LooSegments(AbstractMethod):
         removal: ``"delete"`` takes the segment's tokens out and numbers the positions of the others anew;
             ``"replace"`` puts the baseline in their place; ``"knockout"`` keeps all other tokens from attending
             to them.
-        hierarchical: ``{"levels": ["message", "paragraph"], "keep": 3}`` asks about coarse segments first, level by
-            level, and at the end about the features in the ``keep`` segments of the last level without which a
-            column loses most. A level is what ``segments=`` takes, with the features that begin in it; of each
-            level only what lies in the ``keep`` highest of the one before is asked about. Features in other
-            segments are NaN, which is not 0: ``info["engine"]`` has them (``skipped``) and the scores of all
-            coarse segments (``levels``). Every level is a request of its own. None asks about all features.
+        hierarchical: ``{"levels": ["message", "paragraph"], "keep": 3}`` asks about coarse segments first. A level is
+            what ``segments=`` takes; a feature is in the segment that it begins in. Of each level only the ``keep``
+            segments with the highest scores are refined, by the next level and at the end by the features. Every
+            column chooses for itself, so a span may skip others than its steps. What is skipped is NaN, which is
+            not 0: ``info["engine"]`` has these features (``skipped``), and the scores of all coarse segments that
+            were asked about (``levels``). Every level is a request of its own. None asks about all features.
     """
 
     removal: Removal = "delete"
