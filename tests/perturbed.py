@@ -36,6 +36,10 @@ class GameProbe:
         self.here = self.value(torch.ones(1, features))
         self.asked: list[Any] = []
 
+    def coarser(self, segments):
+        """A partition is given as the number of each feature's part."""
+        return torch.tensor([segments])
+
     def respond(self, examples, masks, *, removal="replace", layers=None, heads=None, rows=None):
         self.asked.append((examples, masks))
         return self.value((~(masks & self.free)).double())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import whence
 from slow_parts import Terms, decomposed, step_rows, widths_of
@@ -39,8 +41,17 @@ def slow_trace(found, widths, weights, threshold=0.0):
     return scores
 
 
-def slow_flashtrace(hf, span, hops, reasoning=None, ignored=()):
-    """Scores of one span, and the trace of every hop; rows and places counted one by one."""
+def slow_flashtrace(hf, span, hops, reasoning=None, ignored=(), observed=None):
+    """Scores of one span, and the trace of every hop; rows and places counted one by one.
+
+    Args:
+        hf: The untraced model.
+        span: First step and the one after the last.
+        hops: How often the reasoning is traced again.
+        reasoning: The same of the steps that are passed on.
+        ignored: Places that get nothing.
+        observed: Places that have scores; None is all but reasoning and span.
+    """
     found, _, _ = decomposed(hf, PROMPT, CONTINUATION)
     widths = widths_of(hf, PROMPT, CONTINUATION)
     rows = step_rows(hf, PROMPT, CONTINUATION)
@@ -48,6 +59,8 @@ def slow_flashtrace(hf, span, hops, reasoning=None, ignored=()):
     place = {step: start + rows[step] + 1 for step in range(len(CONTINUATION))}
     before = [step for step in range(span[0]) if hops and (reasoning is None or step in range(*reasoning))]
     hidden = {place[step] for step in [*before, *range(*span)]}
+    if observed is not None:
+        hidden = set(range(sum(widths))) - set(observed)
     weights = {rows[step]: 1 / (span[1] - span[0]) for step in range(*span)}
     scores, share, traces = torch.zeros(sum(widths)).double(), 1.0, []
     for _ in range(hops + 1):
@@ -115,6 +128,66 @@ def test_a_part_of_the_text_can_be_the_reasoning(family):
     np.testing.assert_array_equal(passed, 0)
 
 
+@pytest.mark.parametrize(
+    ("observe", "places"),
+    [
+        ("all", lambda sources, count: range(count)),
+        ("source", lambda sources, count: range(sources)),
+        ("prefix", lambda sources, count: range(sources, count)),
+        ((1, 4), lambda sources, count: range(1, 4)),
+        # Over the end of the prompt, into the reasoning and the span, and over the end of the text.
+        ((3, 90), lambda sources, count: range(3, count)),
+    ],
+)
+@pytest.mark.parametrize("family", ["gpt2", "marian"])
+def test_a_region_has_the_scores(family, observe, places):
+    hf = tiny_model(family, dtype=torch.float64)
+    out = whence.load(hf).attribute(
+        PROMPT, CONTINUATION, method="flashtrace", hops=2, reasoning=(0, 2), observe=observe, steps=(3, 5)
+    )
+    chosen = places(len(PROMPT), len(out.tokens))
+    expected, traces = slow_flashtrace(hf, (3, 5), 2, reasoning=(0, 2), observed=chosen)
+    np.testing.assert_allclose(np.nan_to_num(out.scores.values[0]), expected, atol=1e-6)
+    np.testing.assert_allclose(np.nan_to_num(out.extras["hop_1"].values[0]), traces[1], atol=1e-6)
+    outside = [k for k in range(len(out.tokens)) if k not in chosen]
+    assert np.nan_to_num(out.scores.values[0][outside]).max(initial=0) == 0
+    assert out.verified
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    ends=st.tuples(st.integers(0, 8), st.integers(1, 12)).filter(lambda ends: ends[0] < ends[1]), hops=st.integers(0, 2)
+)
+def test_scores_of_a_region_are_those_of_all_tokens_there(model, ends, hops):
+    ask = {"method": "flashtrace", "hops": hops}
+    everywhere = model.attribute(PROMPT, CONTINUATION, observe="all", **ask).scores.values
+    out = model.attribute(PROMPT, CONTINUATION, observe=ends, **ask).scores.values
+    inside = (np.arange(9) >= ends[0]) & (np.arange(9) < ends[1])
+    np.testing.assert_allclose(out, np.where(np.isnan(everywhere) | inside, everywhere, 0), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return whence.load(tiny_model("llama"))
+
+
+@pytest.mark.parametrize("observe", ["all", "source", (2, 6)])
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_a_region_is_counted_in_every_text_of_a_batch(family, observe):
+    model = whence.load(tiny_model(family))
+    prompts, texts = [PROMPT, [30, 8]], [CONTINUATION, [11, 9, 4]]
+    ask = {"method": "flashtrace", "observe": observe}
+    for one, prompt, text in zip(model.attribute(prompts, texts, **ask), prompts, texts, strict=True):
+        alone = model.attribute(prompt, text, **ask)
+        np.testing.assert_allclose(one.scores.values, alone.scores.values, atol=1e-5)
+
+
+def test_a_region_without_tokens_is_refused():
+    model = whence.load(tiny_model("gpt2"))
+    with pytest.raises(whence.InputError, match=r"holds no token of a text of 4 tokens"):
+        model.attribute([PROMPT, [30, 8]], [CONTINUATION, [11, 9, 4]], method="flashtrace", observe=(5, 9))
+
+
 def test_tokens_that_are_ignored_get_and_pass_on_nothing():
     hf = tiny_model("gpt2", dtype=torch.float64)
     tokenizer = tiny_tokenizer("gpt2")
@@ -162,9 +235,17 @@ def test_a_batch_is_each_alone(family, steps):
         ({"threshold": -0.1}, "from 0 to below 1"),
         ({"hops": 0, "reasoning": (0, 1)}, "nothing is passed on"),
         ({"reasoning": (2, 1)}, r"\(start, stop\)"),
+        ({"reasoning": 3}, r"\(start, stop\)"),
+        ({"observe": (2, 2)}, r"observe is \(start, stop\) among all tokens"),
+        ({"observe": 4}, r"observe is \(start, stop\) among all tokens"),
         ({"ignore_tokens": ","}, "list of texts"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(whence.InputError, match=message):
         whence.load(tiny_model("gpt2")).attribute(PROMPT, CONTINUATION, method="flashtrace", **options)
+
+
+def test_a_region_that_does_not_exist_is_refused():
+    with pytest.raises(whence.UnknownNameError, match=r"region to observe: 'sources'\. Did you mean 'source'"):
+        whence.FlashTrace(observe="sources")

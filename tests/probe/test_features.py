@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import whence
 from removal_rows import Rows, asked, respond
 from tiny_models import tiny_model
+from whence.probe.features import coarser_features
 
 PROMPT, CONTINUATION = [7, 21, 9], [17, 8]
 
@@ -46,6 +49,31 @@ def test_a_token_at_the_baseline_cannot_be_removed_by_replacing_it():
     assert probe(removal="delete").free.all()
     # A feature can be removed when some token of it can.
     assert probe(baseline=21, segments=[[0, 1]]).free[0].tolist() == [True, True, True]
+
+
+@given(st.data())
+def test_the_coarser_segment_of_a_feature_holds_its_first_token(data):
+    labels = data.draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=3))
+    others = [data.draw(st.permutations(one)) for one in labels]
+    fine, coarse = ([partition(one) for one in several] for several in (labels, others))
+    found = coarser_features(fine, coarse)
+    assert found.shape == (len(fine), max(map(len, fine)))
+    for row, features, parts in zip(found.tolist(), fine, coarse, strict=True):
+        assert row[len(features) :] == [-1] * (len(row) - len(features))
+        for feature, part in zip(features, row, strict=False):
+            assert min(feature) in parts[part]
+
+
+def partition(labels):
+    """Places of equal labels, groups in the order of their first places."""
+    return sorted([k for k, one in enumerate(labels) if one == label] for label in set(labels))
+
+
+def test_a_probe_knows_coarser_segments_of_every_text():
+    both = probe(texts=((PROMPT, CONTINUATION), ([5, 6], [6])), segments=[[0, 1]])
+    assert both.coarser("token").tolist() == [[0, 2, 3], [0, -1, -1]]
+    assert both.coarser([[0, 1]]).tolist() == [[0, 1, 2], [0, -1, -1]]
+    assert probe("t5").coarser([[0], [1, 2]]).tolist() == [[0, 1, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("sides", ["source", "prefix"])

@@ -34,6 +34,8 @@ CALLS = (
     {"method": "reagent", "estimator": "paper", "n_probes": 1, "max_rounds": 1, "keep_top_n": 1},
     {"method": "occlusion", "layer": 0, "baseline": 11},
     {"method": "loo_segments", "segments": [[0, 1], [2]]},
+    {"method": "loo_segments", "segments": "token", "hierarchical": {"levels": [[[0, 1], [2]]], "keep": 1}},
+    {"method": "flashtrace", "observe": (0, 2)},
     {"method": "occlusion", "removal": "knockout", "keep": [0]},
 )
 

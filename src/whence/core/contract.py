@@ -202,6 +202,10 @@ class Probe(Protocol):
         """The places of the token axis whose token is chosen; never padding."""
         ...
 
+    def coarser(self, segments: Any) -> Int[Tensor, "batch feature"]:
+        """The segment of another partition that holds each feature's first token; -1 for no feature."""
+        ...
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run."""
         ...

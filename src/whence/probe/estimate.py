@@ -144,6 +144,10 @@ class DryProbe:
         """The places whose token is chosen."""
         return self.probe.places(chosen)
 
+    def coarser(self, segments: Any) -> Tensor:
+        """The segment of another partition that each feature begins in."""
+        return self.probe.coarser(segments)
+
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """The real values: what a method does next may depend on their shapes. One forward pass."""
         self._rows(len(self.probe.groups), len(self.probe.groups))

@@ -119,6 +119,25 @@ def feature_streams(batch: Batch, of: Int[Tensor, "example token"], count: int) 
     return torch.where(found == many, -1, found)[:, :count]
 
 
+def coarser_features(groups: Groups, wholes: Groups) -> Int[Tensor, "example feature"]:
+    """Which group of another partition holds the first token of each feature.
+
+    Args:
+        groups: For each sequence, its features as lists of token indices.
+        wholes: For each sequence, the other partition.
+
+    Returns:
+        The number of the group; -1 for features that only other sequences have.
+    """
+    import torch
+
+    found = torch.full((len(groups), max(map(len, groups))), -1)
+    for row, (features, parts) in enumerate(zip(groups, wholes, strict=True)):
+        number = {token: part for part, members in enumerate(parts) for token in members}
+        found[row, : len(features)] = torch.tensor([number[members[0]] for members in features])
+    return found
+
+
 def at_baseline(batch: Batch, baseline: Baseline) -> Bool[Tensor, "example token"]:
     """Which places hold the token that they would be replaced by, so that replacing them is nothing."""
     import torch

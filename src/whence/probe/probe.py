@@ -31,6 +31,7 @@ from whence.probe.checks import check_finite
 from whence.probe.derivatives import take_derivatives
 from whence.probe.features import (
     at_baseline,
+    coarser_features,
     defined_features,
     feature_of,
     feature_streams,
@@ -46,6 +47,7 @@ from whence.probe.variants import exchange_tokens, remove_features
 from whence.probe.vocabulary import vocabulary
 from whence.probe.zeroing import zero_features
 from whence.step_functions import StepFunction
+from whence.text.segments import segment_tokens
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -293,6 +295,18 @@ class ModelProbe:
     def places(self, chosen: Callable[[Token], bool]) -> Bool[Tensor, "example token"]:
         """The places of the padded token axis whose token is chosen."""
         return self.batch.mask([[chosen(token) for token in one.tokens] for one in self.batch.sequences])
+
+    def coarser(self, segments: Any) -> Int[Tensor, "example feature"]:
+        """The segment of another partition of the tokens that each feature begins in, or -1.
+
+        Args:
+            segments: The partition, as `whence.text.segments.segment_tokens` takes it.
+
+        Returns:
+            Numbers of segments, in the order of the text.
+        """
+        wholes = [segment_tokens(one.tokens, segments) for one in self.batch.sequences]
+        return coarser_features(self.groups, wholes)
 
     @property
     def defined(self) -> Bool[Tensor, "example column feature"]:

@@ -197,7 +197,7 @@ class _Page:
             if not self.grid.values:
                 marks.append("+++ at least a half, ++ a quarter, + a twentieth of the largest")
             if np.isnan(self.grid.numbers).any():
-                marks.append(f"{self.grid.glyphs.undefined} not seen by that step")
+                marks.append(f"{self.grid.glyphs.undefined} not seen by that step, or not asked about")
         else:
             if any(token.side == "prefix" for token in self.item.tokens):
                 marks.append(f"{self.grid.glyphs.earlier} generated earlier")

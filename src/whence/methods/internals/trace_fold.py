@@ -25,8 +25,9 @@ def trace_fold(model: Any, state: dict[str, Any], stage: dict[str, Any], values:
     Args:
         model: The nnsight model.
         state: See `whence.probe.observe.fold_stages`; ``data`` has ``hops``, ``threshold``, ``widths``, and for every
-            example of the batch ``reasoning`` and ``ignored`` [example, token]. Found are ``scores``, ``hop_0``,
-            ``hop_1``, ... [example, column, token], ``rebuilding`` and ``flat`` [example].
+            example of the batch ``reasoning``, ``ignored`` and ``observed`` [example, token], of which the last may be
+            None: all but the reasoning and the span. Found are ``scores``, ``hop_0``, ``hop_1``, ... [example, column,
+            token], ``rebuilding`` and ``flat`` [example].
         stage: The stage.
         values: Its values.
     """
@@ -60,7 +61,8 @@ def _choose_rows(state: dict[str, Any]) -> None:
     reasoning = data["reasoning"][state["examples"]]
     own = (asked[..., None] & (place == query[:, None, :, None] + 1)).any(2)
     state["passes"] = reasoning[:, None] & (place <= first[..., None])
-    state["observed"] = ~(state["passes"] | own)
+    given = data["observed"]
+    state["observed"] = ~(state["passes"] | own) if given is None else given[state["examples"]][:, None]
     needed = torch.zeros(len(query), data["widths"][-1], dtype=torch.bool)
     needed.scatter_(1, query, True)
     needed |= reasoning[:, start:].roll(-1, 1) & (place[start:] < data["widths"][-1] - 1)

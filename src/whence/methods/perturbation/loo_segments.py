@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from whence.core.contract import AbstractMethod, Answer, Need, Probe, Removal, check_removal
 from whence.methods.perturbation.leave_out import leave_out
+from whence.methods.perturbation.refine import read_hierarchy, refine
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,16 @@ class LooSegments(AbstractMethod):
         removal: ``"delete"`` takes the segment's tokens out and numbers the positions of the others anew;
             ``"replace"`` puts the baseline in their place; ``"knockout"`` keeps all other tokens from attending
             to them.
+        hierarchical: ``{"levels": ["message", "paragraph"], "keep": 3}`` asks about coarse segments first. A level is
+            what ``segments=`` takes; a feature is in the segment that it begins in. Of each level only the ``keep``
+            segments with the highest scores are refined, by the next level and at the end by the features. Every
+            column chooses for itself, so a span may skip others than its steps. What is skipped is NaN, which is
+            not 0: ``info["engine"]`` has these features (``skipped``), and the scores of all coarse segments that
+            were asked about (``levels``). Every level is a request of its own. None asks about all features.
     """
 
     removal: Removal = "delete"
+    hierarchical: Mapping[str, Any] | None = None
 
     name: ClassVar[str] = "loo_segments"
     title: ClassVar[str] = "what the whole answer loses without each sentence"
@@ -47,6 +55,8 @@ class LooSegments(AbstractMethod):
 
     def __post_init__(self) -> None:
         check_removal(self.removal)
+        if self.hierarchical is not None:
+            read_hierarchy("hierarchical", self.hierarchical)
 
     @property
     def replaces(self) -> bool:
@@ -55,4 +65,7 @@ class LooSegments(AbstractMethod):
 
     def __call__(self, probe: Probe) -> Answer:
         """Leave out one segment after the other."""
-        return leave_out(probe, removal=self.removal)
+        if self.hierarchical is None:
+            return leave_out(probe, removal=self.removal)
+        levels, keep = read_hierarchy("hierarchical", self.hierarchical)
+        return refine(probe, removal=self.removal, levels=levels, keep=keep)
