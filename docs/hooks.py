@@ -98,12 +98,33 @@ def step_functions() -> str:
     return "\n\n".join(_step_function(name, whence.STEP_FUNCTIONS[name]) for name in whence.STEP_FUNCTIONS)
 
 
+MERGED = {
+    "geometric": "geometric mean; cannot be explained as a span",
+    "log_odds": "log-odds of all tokens together; cannot be explained as a span",
+    "max": "highest; cannot be explained as a span",
+    "mean": "mean; cannot be explained as a span",
+    "min": "lowest; cannot be explained as a span",
+    "prod": "product; cannot be explained as a span",
+    "sum": "sum over the steps",
+}
+NEEDED = {
+    (): "the run",
+    ("contrast",): "`contrast=`",
+    ("contrast", "other run"): '`contrast=` with a run of its own (another source, or `evaluate="own"`)',
+    ("noisy",): "runs under dropout",
+}
+
+
 def _step_function(name: str, row: Any) -> str:
     prose, entries = split_docstring(row.fn.__doc__)
     facts = [
         ("unit", row.unit),
-        ("span of steps", "sum over the steps" if row.additive else "cannot be explained as a span"),
-        ("target of gradient methods", "yes" if row.differentiable else "no"),
+        (
+            "span of steps",
+            MERGED[row.merge] if isinstance(row.merge, str) else "difference of the two, each merged on its own",
+        ),
+        ("target of", "all methods" if row.differentiable else "perturbation methods" if row.attributable else "none"),
+        ("needs", NEEDED[tuple(sorted(row.needs))]),
     ]
     parameters = list(inspect.signature(row.fn).parameters.values())[1:]
     options = [(f"`{one.name}`", f"`{one.default!r}`", entries.get(one.name, "")) for one in parameters]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from whence.core.errors import NonFiniteScore as NonFiniteScore
     from whence.core.errors import RemoteError as RemoteError
     from whence.core.errors import SwarmError as SwarmError
+    from whence.core.errors import TargetIndependentOfInput as TargetIndependentOfInput
     from whence.core.errors import UnknownNameError as UnknownNameError
     from whence.core.errors import UnsupportedError as UnsupportedError
     from whence.core.errors import WhenceError as WhenceError
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from whence.scores import load_attribution as load_attribution
     from whence.step_functions import STEP_FUNCTIONS as STEP_FUNCTIONS
     from whence.step_functions import StepFunction as StepFunction
+    from whence.step_functions.custom import step_function as step_function
     from whence.text.alignment import Alignment as Alignment
     from whence.text.alignment import align as align
     from whence.text.embedders import load_embedder as load_embedder
@@ -102,6 +104,7 @@ _HOME = {
     "SquareGrad": "methods.gradient.squaregrad",
     "StepFunction": "step_functions",
     "SwarmError": "core.errors",
+    "TargetIndependentOfInput": "core.errors",
     "UnknownNameError": "core.errors",
     "UnsupportedError": "core.errors",
     "ValueNorms": "methods.internals.value_norms",
@@ -113,6 +116,7 @@ _HOME = {
     "load": "models.loading",
     "load_attribution": "scores",
     "load_embedder": "text.embedders",
+    "step_function": "step_functions.custom",
 }
 
 __all__ = [
@@ -155,6 +159,7 @@ __all__ = [
     "SquareGrad",
     "StepFunction",
     "SwarmError",
+    "TargetIndependentOfInput",
     "UnknownNameError",
     "UnsupportedError",
     "ValueNorms",
@@ -167,6 +172,7 @@ __all__ = [
     "load",
     "load_attribution",
     "load_embedder",
+    "step_function",
 ]
 
 

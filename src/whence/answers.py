@@ -14,11 +14,13 @@ from whence.core.errors import CheckFailed, NonFiniteScore
 from whence.core.tokens import Token
 from whence.probe.checks import EXACT
 from whence.scores import Attribution, Axis, Check, Scores
+from whence.scores.merges import merge_steps
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from whence.probe.foil import Foil
     from whence.probe.probe import ModelProbe
     from whence.question import Question
 
@@ -39,6 +41,7 @@ def assemble(
     target: Sequence[Float[Tensor, "example step"]],
     step_scores: Sequence[Float[Tensor, "example step"]],
     info: dict[str, Any],
+    foil: Foil | None = None,
 ) -> list[Attribution]:
     """Cut the padded answer into one result per sequence, with NaN where a step cannot look.
 
@@ -49,6 +52,7 @@ def assemble(
         target: The target on the clean input, per step; empty where none is explained.
         step_scores: The step scores that were asked for.
         info: Provenance that all results share.
+        foil: What steps were compared with.
 
     Returns:
         One attribution per sequence.
@@ -58,7 +62,8 @@ def assemble(
         CheckFailed: A check failed and the question is strict.
     """
     known = probe.defined if answer.defined is None else probe.defined & answer.defined
-    return [_one(question, probe, answer, row, known, target, step_scores, info) for row in range(len(probe.groups))]
+    rows = range(len(probe.groups))
+    return [_one(question, probe, answer, row, known, target, step_scores, info, foil) for row in rows]
 
 
 def _one(
@@ -70,10 +75,12 @@ def _one(
     target: Sequence[Float[Tensor, "example step"]],
     step_scores: Sequence[Float[Tensor, "example step"]],
     info: dict[str, Any],
+    foil: Foil | None,
 ) -> Attribution:
     sequence = probe.batch.sequences[row]
     groups = probe.groups[row]
     columns = len(sequence.columns)
+    contrast = None if foil is None else foil.record
     scores = _cut(probe, answer, row, answer.scores)
     entries = [_entry(sequence.tokens, group, probe.fixed[row]) for group in groups]
     defined = known[row, :columns, : len(groups)].numpy()
@@ -98,7 +105,7 @@ def _one(
     if answer.error is not None:
         spread = np.where(where, _cut(probe, answer, row, answer.error), np.nan)
         extras["standard_error"] = Scores(spread.astype(np.float32), axes)
-    checks = _checks(question, answer.gaps, row, columns)
+    checks = _checks(question, answer.gaps, row, columns, probe.batch.valid)
     failed = [check for check in checks if check.passed is False]
     if failed and question.strict:
         raise CheckFailed(
@@ -117,6 +124,7 @@ def _one(
         checks=tuple(checks),
         info={
             **info,
+            "contrast": None if contrast is None else contrast[row],
             "method": question.method.name,
             "method_options": _noted(dataclasses.asdict(question.method)),
             "default_view": {axis: question.method.view.get(axis, "mean") for axis in answer.axes},
@@ -202,12 +210,15 @@ def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool])
     )
 
 
-def _checks(question: Question, gaps: Sequence[Gap], row: int, columns: int) -> list[Check]:
+def _checks(
+    question: Question, gaps: Sequence[Gap], row: int, columns: int, explained: Bool[Tensor, "example column"]
+) -> list[Check]:
     # Products with quantised weights are no more exact than those of half precision.
     item = 2 if question.model.info.get("quantisation") else question.model.dtype.itemsize
     made = []
     for gap in gaps:
-        ratio = (gap.gap[row, :columns].double() / gap.scale[row, :columns].double()).max()
+        shares = gap.gap[row, :columns].double() / gap.scale[row, :columns].double()
+        ratio = shares[explained[row, :columns]].max()
         tolerance = _tolerance(gap, item)
         passed = None if tolerance is None else bool(ratio <= tolerance)
         made.append(Check(gap.name, float(ratio), tolerance, passed, gap.note))
@@ -228,14 +239,9 @@ def _step_scores(
     question: Question, probe: ModelProbe, row: int, values: Sequence[Float[Tensor, "example step"]]
 ) -> dict[str, np.ndarray]:
     """What was asked for beside the scores; a span's value is merged from its steps."""
-    columns = probe.batch.sequences[row].columns
-    found = {}
-    for function, steps in zip(question.step_scores, values, strict=True):
-        merge = np.sum if function.additive else np.prod
-        found[function.name] = np.array(
-            [merge(steps[row][list(members)].double().numpy()) for members in columns], dtype=np.float32
-        )
-    return found
+    columns, functions = probe.batch.sequences[row].columns, question.step_scores
+    scores = {one.label: steps[row].double().numpy() for one, steps in zip(functions, values, strict=True)}
+    return merge_steps(scores, {one.label: one.merge for one in functions}, columns)
 
 
 def _hints(question: Question, values: Sequence[float]) -> list[str]:

@@ -16,6 +16,7 @@ from whence.models.model import Model
 from whence.probe.baseline import resolve_baselines
 from whence.probe.batch import Batch, collate, force
 from whence.probe.estimate import DryProbe, Estimate
+from whence.probe.foil import Foil, find_foils, only_paired
 from whence.probe.layers import find_layers
 from whence.probe.measuring import measure_batch, sum_columns
 from whence.probe.probe import ModelProbe
@@ -23,6 +24,7 @@ from whence.question import Question, ask, fixed_tokens
 from whence.scores import Attribution, Attributions
 from whence.step_functions import StepFunction
 from whence.text.continuation import encode_continuation
+from whence.text.contrast import Contrast, parse_contrasts
 from whence.text.encoded import Encoded
 from whence.text.prompt import is_batch
 from whence.text.segments import segment_tokens
@@ -42,7 +44,7 @@ def attribute(
     method: str | AbstractMethod = "input_x_gradient",
     target: str | StepFunction | None = None,
     step_scores: Sequence[str | StepFunction] = (),
-    contrast: Mapping[str, Any] | None = None,
+    contrast: Any = None,
     steps: Any = None,
     segments: Any = None,
     layer: Any = None,
@@ -70,10 +72,13 @@ def attribute(
             generate it. Text after a prompt begins with its own space: ``" because he was sick"``.
         method: Name of a method (``whence methods`` lists them) with its options as keyword arguments, or a
             method object.
-        target: The step function that is explained: ``"probability"``, ``"logprob"``, ``"logit"``, ... None is
-            what is usual for the method, else the probability of single steps and the logprob of spans.
+        target: The step function that is explained: ``"probability"``, ``"logprob"``, ``"contrast_prob_diff"``, ...
+            (``whence step-functions`` lists them), with options as in ``"kl_divergence:top_k=10"``. None is what is
+            usual for the method, else the probability of single steps and the logprob of spans.
         step_scores: Step functions to report beside the scores.
-        contrast: Compare with another continuation or input; not in this version.
+        contrast: What step functions that compare are to compare with: another continuation (text or ids), or a mapping
+            with any of ``continuation``, ``source`` (or ``prompt``), ``align``, ``evaluate`` and ``grad`` (see
+            `whence.text.contrast.parse_contrast`); for a list of prompts a list of these.
         steps: Which tokens to explain. None: all of the continuation. An index, a slice or a list of these
             counts tokens of the continuation (negative from its end); a tuple ``(start, stop)`` is a span that
             is explained as one number, the sum of its steps; ``"whole"`` is the span of all of them. ``"prompt"``
@@ -120,13 +125,14 @@ def attribute(
         >>> out = model.attribute("Once upon a time", method="integrated_gradients", n_steps=20)
         >>> out.show()
     """
+    prompts, continuations, several = _inputs(model, prompt, continuation)
     question = ask(
         model,
         method_options,
         method=method,
         target=target,
         step_scores=step_scores,
-        contrast=contrast,
+        contrast=parse_contrasts(contrast, len(prompts), several),
         steps=steps,
         segments=segments,
         layer=layer,
@@ -139,7 +145,6 @@ def attribute(
         strict=strict,
         generate=generate,
     )
-    prompts, continuations, several = _inputs(model, prompt, continuation)
     size = batch_size if batch_size is not None else DEFAULT_BATCH
     if not isinstance(size, int) or size < 1:
         raise InputError(f"batch_size is a whole number of at least 1, not {batch_size!r}.")
@@ -151,7 +156,7 @@ def attribute(
         for first in parts:
             chunk = slice(first, first + size)
             with progress_wanted(progress and len(parts) == 1):
-                done += _one_batch(question, prompts[chunk], continuations[chunk])
+                done += _one_batch(question, prompts[chunk], continuations[chunk], question.contrasts[chunk])
             bar.advance(len(prompts[chunk]))
     return Attributions(tuple(done)) if several else done[0]
 
@@ -176,13 +181,15 @@ def estimate(model: Model, prompt: Any, continuation: Any = None, **options: Any
     }
     for name in ("batch_size", "progress"):
         del asked[name]
+    asked["contrast"] = parse_contrasts(asked["contrast"], 1, several=False)
     question = ask(model, options, **asked)
     encoded = model.encode(prompt)
     if continuation is None and steps_need_text(question.steps):
         count = int(question.generate.get("max_new_tokens", model.default_new_tokens))
         continuation = [encoded.ids[-1]] * count
-    batch = _collate(question, [encoded], [_continue(model, continuation, encoded)])
-    probe = DryProbe(_probe(question, batch, [encoded], None))
+    texts = [_continue(model, continuation, encoded)]
+    batch, foil = _compared(question, _collate(question, [encoded], texts), [encoded], texts, question.contrasts)
+    probe = DryProbe(_probe(question, batch, [encoded], None, foil))
     question.method(probe)
     return probe.total()
 
@@ -224,7 +231,9 @@ def _continue(model: Model, continuation: Any, prompt: Encoded) -> Encoded | Non
     )
 
 
-def _one_batch(question: Question, prompts: list[Encoded], given: list[Any]) -> list[Attribution]:
+def _one_batch(
+    question: Question, prompts: list[Encoded], given: list[Any], contrasts: Sequence[Contrast | None]
+) -> list[Attribution]:
     model = question.model
     texts = [_continue(model, one, prompt) for one, prompt in zip(given, prompts, strict=True)]
     if steps_need_text(question.steps):
@@ -235,13 +244,33 @@ def _one_batch(question: Question, prompts: list[Encoded], given: list[Any]) -> 
                 texts[k] = text
         elif question.generate:
             raise InputError("generate= belongs to a generated continuation, but the continuation is given.")
-    batch = _collate(question, prompts, texts)
+    batch, foil = _compared(question, _collate(question, prompts, texts), prompts, texts, contrasts)
     target = [question.target] if question.explains else []
-    values = measure_batch(model, batch, [*target, *question.step_scores])
+    asked = [*target, *question.step_scores]
+    values = measure_batch(model, batch, asked, foil, question.seed)
     here = sum_columns(batch.columns, values[0]) if target else None
-    probe = _probe(question, batch, prompts, here)
+    probe = _probe(question, batch, prompts, here, foil)
     answer = question.method(probe)
-    return assemble(question, probe, answer, values[: len(target)], values[len(target) :], _info(question, probe))
+    if foil is not None:
+        values = [foil.only_paired(one, steps) for one, steps in zip(asked, values, strict=True)]
+    return assemble(question, probe, answer, values[: len(target)], values[len(target) :], _info(question, probe), foil)
+
+
+def _compared(
+    question: Question,
+    batch: Batch,
+    prompts: list[Encoded],
+    texts: Sequence[Encoded | None],
+    contrasts: Sequence[Contrast | None],
+) -> tuple[Batch, Foil | None]:
+    """The batch beside what it is compared with."""
+    given = [one for one in contrasts if one is not None]
+    if not given:
+        return batch, None
+    batch, foil = find_foils(question.model, batch, prompts, texts, given)
+    if question.explains and "contrast" in question.target.needs:
+        batch = only_paired(batch, foil)
+    return batch, foil
 
 
 def _collate(question: Question, prompts: list[Encoded], texts: list[Encoded | None]) -> Batch:
@@ -265,6 +294,7 @@ def _probe(
     batch: Batch,
     prompts: list[Encoded],
     here: Float[Tensor, "example column"] | None,
+    foil: Foil | None,
 ) -> ModelProbe:
     import torch
 
@@ -288,6 +318,7 @@ def _probe(
         mode=question.mode,
         thorough=question.strict,
         seed=question.seed,
+        foil=foil if "contrast" in question.target.needs else None,
     )
 
 
@@ -303,7 +334,8 @@ def _info(question: Question, probe: ModelProbe) -> dict[str, Any]:
         "target": question.target.name if question.explains else None,
         "target_options": dict(question.target.options) if question.explains else {},
         "unit": question.target.unit if question.explains else None,
-        "step_scores": [one.name for one in question.step_scores],
+        "step_scores": [one.label for one in question.step_scores],
+        "merges": {one.label: one.merge for one in question.step_scores},
         "segments": question.segments if isinstance(question.segments, str) else "given",
         "layer": question.layer,
         "baseline": [dict(one) for found in probe.baselines for one in found.record] or None,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from whence.core.contract import AbstractMethod, Need
-from whence.core.errors import InputError, UnsupportedError
-from whence.methods import resolve_method
+from whence.core.errors import InputError, TargetIndependentOfInput, UnsupportedError, unknown_name
+from whence.methods import METHODS, resolve_method
 from whence.models.model import Model
 from whence.probe.baseline import is_several
 from whence.probe.batch import Forced
 from whence.probe.layers import find_layers
-from whence.step_functions import StepFunction, resolve_step_function
+from whence.step_functions import StepFunction, resolve_step_function, share_options
+from whence.text.contrast import Contrast
 from whence.text.encoded import Encoded
 
 SIDES = ("source", "prefix")
@@ -27,13 +29,14 @@ class Question:
     """The arguments of `whence.attribute.attribute`, resolved: the method and step functions as objects.
 
     A method that explains no number of the output (`explains` is False) has a ``target`` all the same, which nobody
-    measures.
+    measures. There is a contrast for every prompt, or None for every prompt.
     """
 
     model: Model
     method: AbstractMethod
     target: StepFunction
     step_scores: tuple[StepFunction, ...]
+    contrasts: tuple[Contrast | None, ...]
     steps: Any
     segments: Any
     layer: Any
@@ -58,7 +61,7 @@ def ask(
     method: Any,
     target: Any,
     step_scores: Any,
-    contrast: Any,
+    contrast: Sequence[Contrast | None],
     steps: Any,
     segments: Any,
     layer: Any,
@@ -75,11 +78,11 @@ def ask(
 
     Args:
         model: The model.
-        method_options: Options of the method, when it is given by name.
+        method_options: Options of the method, when it is given by name, and of step functions.
         method: See `whence.attribute.attribute`, as for all that follow.
         target: The step function.
         step_scores: Further step functions.
-        contrast: Not in this version.
+        contrast: What each prompt is compared with, see `whence.text.contrast.parse_contrasts`.
         steps: Which tokens to explain.
         segments: What a feature is.
         layer: Which layer.
@@ -100,7 +103,12 @@ def ask(
         UnknownNameError: A name that does not exist.
         UnsupportedError: The method needs what the model or place cannot give.
     """
-    made = resolve_method(method, method_options)
+    asked_scores = (step_scores,) if isinstance(step_scores, str) else tuple(step_scores or ())
+    asked_for = [one for one in (target, *asked_scores) if one is not None]
+    own, functions = split_options(method, method_options, [resolve_step_function(one) for one in asked_for])
+    made = resolve_method(method, own)
+    if target is not None:
+        target, *functions = functions
     if derivative not in DERIVATIVES:
         raise InputError(f"derivative is one of {', '.join(DERIVATIVES)}, not {derivative!r}.")
     finite = derivative == "finite"
@@ -121,8 +129,6 @@ def ask(
             f"{made.name} needs {', '.join(sorted(need.value for need in missing))}, which {model.name} at place "
             f"{model.place!r} does not provide{': ' if reasons else ''}{'; '.join(reasons)}."
         )
-    if contrast is not None:
-        raise UnsupportedError("contrast: comparing with another continuation or input is not in this version.")
     if layer is not None and not made.layer:
         raise UnsupportedError(f"{made.name} is not asked at an intermediate site; leave layer={layer!r} out.")
     if model.encoder_decoder and not made.encoder_decoder:
@@ -150,10 +156,13 @@ def ask(
         raise InputError(f"{made.name} takes no derivatives, so mode={mode!r} would be ignored; leave it out.")
     if isinstance(keep, str) and keep not in KEEPS:
         raise InputError(f"keep is one of {', '.join(KEEPS)}, or a list of positions, not {keep!r}.")
-    if isinstance(step_scores, str):
-        step_scores = (step_scores,)
-    find_layers(model.architecture, layer)
-    scores = tuple(resolve_step_function(one) for one in step_scores or made.defaults.get("step_scores", ()))
+    deep = find_layers(model.architecture, layer).deep
+    scores = functions or [resolve_step_function(one) for one in made.defaults.get("step_scores", ())]
+    scores = tuple(with_parts(scores))
+    explained = [function] if made.targets is None or made.targets else []
+    check_contrast([*explained, *scores], contrast)
+    if explained:
+        check_target(function, contrast[0], deep)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed is a whole number of at least 0, not {seed!r}.")
     return Question(
@@ -161,6 +170,7 @@ def ask(
         method=made,
         target=function,
         step_scores=scores,
+        contrasts=tuple(contrast),
         steps=steps,
         segments=segments,
         layer=layer,
@@ -172,6 +182,109 @@ def ask(
         strict=strict,
         generate=dict(generate or {}),
     )
+
+
+def split_options(
+    method: Any, options: Mapping[str, Any], functions: Sequence[StepFunction]
+) -> tuple[dict[str, Any], list[StepFunction]]:
+    """Give every option to the method, or to the step functions that know it.
+
+    Args:
+        method: The name of a method, or a method object.
+        options: Options by name. One that both know is the method's.
+        functions: The target and the step scores.
+
+    Returns:
+        The method's options, and the step functions with theirs.
+
+    Raises:
+        UnknownNameError: Neither has an option of that name.
+    """
+    fields: set[str] = set()
+    if isinstance(method, str):
+        fields = {field.name for field in dataclasses.fields(METHODS[method])}
+    own = {name: value for name, value in options.items() if name in fields}
+    bound, left = share_options(functions, {name: value for name, value in options.items() if name not in fields})
+    if left and not isinstance(method, str):
+        return {**own, **left}, bound
+    for name in left:
+        known = sorted(fields.union(*(one.known_options for one in functions))) or ["(it has none)"]
+        whose = f" and {', '.join(one.name for one in functions)}" if functions else ""
+        raise unknown_name(f"option of {method}{whose}:", name, known)
+    return own, bound
+
+
+def with_parts(functions: Sequence[StepFunction]) -> list[StepFunction]:
+    """Step functions with those that their merge rules speak of, each once.
+
+    Raises:
+        InputError: One is asked for twice.
+    """
+    found = list(functions)
+    for label in (labels := [one.label for one in found]):
+        if labels.count(label) > 1:
+            raise InputError(f"step_scores: {label} is asked for twice.")
+    for one in functions:
+        names = [] if isinstance(one.merge, str) else one.merge[1:]
+        found += [resolve_step_function(name) for name in names if name not in [other.name for other in found]]
+    return found
+
+
+def check_contrast(functions: Sequence[StepFunction], contrasts: Sequence[Contrast | None]) -> None:
+    """A contrast where something compares, and nothing that compares without one.
+
+    Raises:
+        InputError: There is one without the other, or the contrast says nothing to a step function.
+    """
+    needing = [one for one in functions if "contrast" in one.needs]
+    missing = [k for k, one in enumerate(contrasts) if one is None]
+    if needing and missing:
+        which = "" if len(missing) == len(contrasts) else f" for prompt {missing[0]}"
+        raise InputError(
+            f"{needing[0].name} compares with something, and there is no contrast{which}. Give contrast=' another "
+            "continuation', or contrast={'source': 'another input'}."
+        )
+    if not needing and len(missing) < len(contrasts):
+        raise InputError(
+            "nothing that was asked for compares, so contrast= would be ignored. Take a target (or step score) such as "
+            "'contrast_prob_diff' or 'kl_divergence'."
+        )
+    for one in needing:
+        if "other run" in one.needs and any(each is not None and each.evaluate == "main" for each in contrasts):
+            raise InputError(
+                f"{one.name} compares two distributions, and evaluate='main' has only one. Add evaluate='own' to the "
+                "contrast, or give another source."
+            )
+
+
+def check_target(function: StepFunction, contrast: Contrast | None, deep: bool) -> None:
+    """Whether a number can be explained with that contrast, at that layer.
+
+    Raises:
+        InputError: It can be reported, and never explained.
+        TargetIndependentOfInput: It depends on the contrast alone, and that is a constant.
+        UnsupportedError: What it needs beside a row has other values at a deeper site.
+    """
+    if not function.attributable:
+        raise InputError(f"{function.name} can be a step score and no target: its value is not defined everywhere.")
+    constant = contrast is not None and contrast.evaluate == "own" and contrast.grad == "main"
+    if function.only_contrast and constant:
+        raise TargetIndependentOfInput(
+            f"{function.name} depends on the contrast's own run alone, which is a constant of this text: all scores "
+            "would be 0. Attribute that text itself, or add grad='shared' to the contrast."
+        )
+    if not deep:
+        return
+    if "noisy" in function.needs:
+        raise UnsupportedError(
+            f"{function.name}: behind the first dropout every pass has values of its own, so layer= has no one site to "
+            "ask about. Leave layer= out."
+        )
+    if contrast is not None and contrast.grad == "shared" and contrast.source is not None:
+        raise UnsupportedError(
+            "contrast: two inputs share words, and not what becomes of them inside the model. Leave layer= out, or "
+            "take grad='main'."
+        )
 
 
 def _target(method: AbstractMethod, target: Any, steps: Any) -> StepFunction:

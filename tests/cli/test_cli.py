@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import whence
 from whence.cli import app
 from whence.cli.attribute import parse_steps
-from whence.cli.values import parse_method, parse_options
+from whence.core.named import parse_named, parse_options
 
 STORY = "Once upon a time"
 
@@ -154,8 +154,8 @@ def test_help_loads_nothing_heavy_and_module_runs():
 
 def test_parsing_of_options():
     assert parse_options(["n_steps=4", "rule=left", "units=true"]) == {"n_steps": 4, "rule": "left", "units": True}
-    assert parse_method("saliency") == ("saliency", {})
-    assert parse_method("a:b=1,c=x") == ("a", {"b": 1, "c": "x"})
+    assert parse_named("saliency") == ("saliency", {})
+    assert parse_named("a:b=1,c=x") == ("a", {"b": 1, "c": "x"})
     assert parse_steps("3") == 3
     assert parse_steps("1:") == slice(1, None)
     assert parse_steps("prompt") == "prompt"

@@ -123,7 +123,7 @@ def test_a_trace_of_ones_own(model, here):
 
 
 def test_a_step_function_of_ones_own(model, here):
-    own = whence.StepFunction("margin", margin, "logits", additive=True)
+    own = whence.StepFunction("margin", margin, "logits")
     a, b = (one.attribute(TEXT, [5, 6, 7], target=own).scores.values for one in (model, here))
     np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
 
@@ -138,7 +138,7 @@ def broken(inputs):
 
 
 def test_an_error_there_is_one_error_here_and_the_client_stays_usable(model, here):
-    bad = whence.StepFunction("bad", broken, "", additive=True)
+    bad = whence.StepFunction("bad", broken, "")
     with pytest.raises(whence.RemoteError, match="ZeroDivisionError: in the middle of the job"):
         model.attribute(TEXT, [5, 6], target=bad)
     a, b = (one.attribute(TEXT, [5, 6]).scores.values for one in (model, here))
@@ -154,7 +154,7 @@ def test_what_cannot_be_sent_says_so(model):
         with lock:
             return margin(inputs)
 
-    own = whence.StepFunction("locked", locked, "", additive=True)
+    own = whence.StepFunction("locked", locked, "")
     with pytest.raises(whence.RemoteError, match=r"cannot be sent.*plain function"):
         model.attribute(TEXT, [5, 6], target=own)
 

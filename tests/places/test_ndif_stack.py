@@ -91,7 +91,7 @@ def test_errors_of_a_job_keep_their_last_line(path):
     def broken(inputs):
         raise ZeroDivisionError("in the middle of the job")
 
-    own = whence.StepFunction("broken", broken, "", additive=True)
+    own = whence.StepFunction("broken", broken, "")
     with pytest.raises(whence.RemoteError, match="ZeroDivisionError: in the middle of the job"):
         load(path, "TRUSTED").attribute(TEXT, [9, 12], target=own)
 

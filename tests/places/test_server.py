@@ -69,7 +69,7 @@ def talkative(inputs):
 
 
 def step_function(fn):
-    return whence.StepFunction(fn.__name__, fn, "", additive=True)
+    return whence.StepFunction(fn.__name__, fn, "")
 
 
 def test_whence_cannot_be_imported_there(environment):

@@ -145,7 +145,7 @@ def test_the_model_is_unchanged_by_an_attribution(model):
         raise RuntimeError("in the middle")
 
     function = STEP_FUNCTIONS["logit"]
-    bad = type(function)("bad", broken, "", additive=True)
+    bad = type(function)("bad", broken, "")
     with pytest.raises(RuntimeError, match="in the middle"):
         model.attribute(PROMPT, CONTINUATION, target=bad)
     with torch.no_grad():

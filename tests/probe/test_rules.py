@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from whence.probe.paired import mean_gradient
 from whence.probe.rules import apply_rule, bent, joined, normed, paired, product, soft_cap, softmaxed
 from whence.step_functions import STEP_FUNCTIONS
-from whence.step_functions.inputs import StepInputs
+from whence.step_functions.inputs import ContrastInputs, StepInputs
 from whence.step_functions.multipliers import logarithmic_mean
 
 PAIRS = {"partner": torch.tensor([0]), "rows": 2}
@@ -252,9 +253,30 @@ def test_step_functions_without_multipliers_have_their_gradient_averaged():
     low, ids = randn(1, 2, 5), torch.zeros(1, 2, dtype=torch.long)
     high = low + 0.01 * randn(1, 2, 5, seed=1)
     pairs = {"points": nodes.tolist(), "weights": weights.tolist()}
-    mean = mean_gradient(score, ids, high, low, pairs)
+    mean = mean_gradient(score, StepInputs(high, ids), low, pairs)
     change = score["fn"](StepInputs(high, ids), base=2) - score["fn"](StepInputs(low, ids), base=2)
     torch.testing.assert_close((mean * (high - low)).sum(-1), change, rtol=0, atol=1e-9)
+
+
+def test_a_foil_of_the_same_run_moves_with_it():
+    """The multipliers of a difference of two logits, and of a function without multipliers that has a foil."""
+    low, ids, foils = randn(1, 2, 5), torch.tensor([[0, 1]]), torch.tensor([[3, 1]])
+    high = low + randn(1, 2, 5, seed=1)
+    inputs, reference = (StepInputs(z, ids, ContrastInputs(z, foils)) for z in (high, low))
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    pairs = {"points": ((nodes + 1) / 2).tolist(), "weights": (weights / 2).tolist()}
+    for name in ("contrast_logits_diff", "contrast_prob_diff"):
+        function = STEP_FUNCTIONS[name]
+        change = function.fn(inputs) - function.fn(reference)
+        mean = mean_gradient({"fn": function.fn, "options": {}}, inputs, low, pairs)
+        torch.testing.assert_close((mean * (high - low)).sum(-1), change, rtol=0, atol=1e-9)
+    function = STEP_FUNCTIONS["contrast_logits_diff"]
+    multipliers = function.multipliers(inputs, reference)
+    torch.testing.assert_close((multipliers * (high - low)).sum(-1), function.fn(inputs) - function.fn(reference))
+    apart = StepInputs(high, ids, ContrastInputs(low.clone(), foils))
+    own = function.multipliers(apart, apart)
+    assert own.sum() == 2
+    assert (own >= 0).all()
 
 
 def test_logarithmic_mean():

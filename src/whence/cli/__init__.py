@@ -1,4 +1,7 @@
-"""The command line: ``whence attribute``, ``methods``, ``models``, ``show``, ``serve-model``. Light until one runs."""
+"""The command line: ``whence attribute``, ``methods``, ``step-functions``, ``models``, ``show``, ``serve-model``.
+
+Light until one runs.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ app = typer.Typer(
 )
 app.command("attribute", epilog=attribute.EXAMPLES)(attribute.attribute)
 app.command("methods", epilog=lists.METHODS_EXAMPLES)(lists.methods)
+app.command("step-functions", epilog=lists.STEP_FUNCTIONS_EXAMPLES)(lists.step_functions)
 app.command("models")(lists.models)
 app.command("show", epilog=show.EXAMPLES)(show.show)
 app.command("serve-model", epilog=serve_model.EXAMPLES)(serve_model.serve_model)

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from whence.cli.values import parse_method, parse_options, parse_value, readable_errors
+from whence.cli.errors import readable_errors
+from whence.cli.plugins import load_plugins
+from whence.core.named import parse_named, parse_options, parse_value
 
 EXAMPLES = """Examples:
 
@@ -20,6 +22,11 @@ whence attribute "Once upon a time" --method integrated_gradients:n_steps=20 --t
 whence attribute "The manager said that she was tired." --model whence/en-it --segments word
 
 whence attribute "The capital of France is" --continuation " Paris" --model gpt2 --save paris.json
+
+whence attribute "Can you stop the dog from" --model gpt2 --continuation " barking" --contrast " crying" \\
+    --target contrast_prob_diff
+
+whence attribute "Once upon a time" --plugin my_functions.py --target my_function -o my_option=3
 
 whence attribute "First" "Second" --max-new-tokens 10 --json > both.json"""
 
@@ -33,16 +40,36 @@ def attribute(
         str, typer.Option(help="Method, with options after a colon: integrated_gradients:n_steps=20.")
     ] = "input_x_gradient",
     option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="Option of the method, as name=value; repeatable.")
+        list[str] | None,
+        typer.Option("--option", "-o", help="Option of the method or a step function, as name=value; repeatable."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Step function that is explained; usually probability, of spans logprob.")
+        str | None,
+        typer.Option(
+            help="Step function that is explained, with options as in kl_divergence:top_k=10; usually "
+            "probability, of spans logprob."
+        ),
     ] = None,
     step_score: Annotated[
         list[str] | None, typer.Option(help="Step function to report beside the scores; repeatable.")
     ] = None,
     continuation: Annotated[
         list[str] | None, typer.Option(help="Text to explain instead of generating; one for each prompt.")
+    ] = None,
+    contrast: Annotated[
+        list[str] | None, typer.Option(help="Continuation to compare with; one for each prompt.")
+    ] = None,
+    contrast_source: Annotated[
+        list[str] | None, typer.Option(help="Prompt (or source) to compare with; one for each prompt.")
+    ] = None,
+    align: Annotated[
+        str | None, typer.Option(help="How the continuations are aligned: auto, lexical, or pairs as JSON.")
+    ] = None,
+    evaluate: Annotated[
+        str | None, typer.Option(help="Where the other continuation is looked up: in the main run, or its own.")
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="Python file that registers step functions of your own; repeatable.")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to generate at most.")] = None,
     steps: Annotated[
@@ -78,7 +105,7 @@ def attribute(
 ) -> None:
     """Attribute every generated token to the input and to the text generated before it."""
     with readable_errors():
-        name, inline = parse_method(method)
+        name, inline = parse_named(method)
         options = parse_options(option or [])
         for key in set(inline) & set(options):
             raise typer.BadParameter(f"the option {key} is given in --method and in --option.")
@@ -89,6 +116,7 @@ def attribute(
 
         import whence
 
+        load_plugins(plugin or [])
         # The key may be in the environment for other uses.
         place = {
             "remote": remote,
@@ -107,6 +135,7 @@ def attribute(
             method=name,
             target=target,
             step_scores=tuple(step_score or ()),
+            contrast=parse_contrast_options(contrast, contrast_source, align, evaluate, len(prompts)),
             steps=parse_steps(steps),
             segments=segments,
             layer=None if layer is None else parse_value(layer),
@@ -136,6 +165,23 @@ def _prompts(text: list[str]) -> list[str]:
     if not prompts:
         raise typer.BadParameter("standard input had no prompt.")
     return prompts
+
+
+def parse_contrast_options(
+    continuations: list[str] | None, sources: list[str] | None, align: str | None, evaluate: str | None, count: int
+) -> Any:
+    """The contrast of one prompt, or a list of one for each, as `attribute` takes it."""
+    if continuations is None and sources is None:
+        if align is not None or evaluate is not None:
+            raise typer.BadParameter("--align and --evaluate say how to compare; give --contrast or --contrast-source.")
+        return None
+    for option, given in (("--contrast", continuations), ("--contrast-source", sources)):
+        if given is not None and len(given) != count:
+            raise typer.BadParameter(f"{option} is given {len(given)} times for {count} prompts; one for each.")
+    both = zip(continuations or [None] * count, sources or [None] * count, strict=True)
+    pairs = None if align is None else parse_value(align)
+    made = [{"continuation": text, "source": source, "align": pairs, "evaluate": evaluate} for text, source in both]
+    return made[0] if count == 1 else made
 
 
 def parse_steps(text: str | None) -> Any:

@@ -1,12 +1,14 @@
-"""``whence methods`` and ``whence models``: what there is, from the registries themselves."""
+"""``whence methods``, ``step-functions`` and ``models``: what there is, from the registries themselves."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from whence.cli.values import readable_errors
+from whence.cli.errors import readable_errors
+from whence.cli.plugins import load_plugins
 
 METHODS_EXAMPLES = """Examples:
 
@@ -37,6 +39,44 @@ def methods(
         typer.echo(
             "\nF is one forward pass. All methods take segments, spans of steps and batches. Where a place is listed, "
             "the method\nruns there as well as here. 'whence methods NAME' tells more about one."
+        )
+
+
+STEP_FUNCTIONS_EXAMPLES = """Examples:
+
+whence step-functions
+
+whence step-functions kl_divergence
+
+whence step-functions --plugin my_functions.py"""
+
+
+def step_functions(
+    name: Annotated[str | None, typer.Argument(help="A step function, to read all about it.")] = None,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="Python file that registers step functions of your own; repeatable.")
+    ] = None,
+) -> None:
+    """List the step functions (the numbers that can be explained or reported), or describe one."""
+    with readable_errors():
+        from inspect import getdoc
+
+        from whence.step_functions import STEP_FUNCTIONS
+
+        load_plugins(plugin or [])
+        if name is not None:
+            typer.echo(getdoc(STEP_FUNCTIONS[name].fn) or f"{name} has no description.")
+            return
+        rows = [("step function", "unit", "target of", "needs", "options")]
+        for key in STEP_FUNCTIONS:
+            one = STEP_FUNCTIONS[key]
+            kinds = "all methods" if one.differentiable else "perturbation" if one.attributable else "-"
+            options = ", ".join(f"{option}={value}" for option, value in one.default_options.items())
+            rows.append((key, one.unit, kinds, ", ".join(sorted(one.needs)) or "-", options or "-"))
+        _table(rows)
+        typer.echo(
+            "\nNeeds: contrast is another continuation or source (--contrast, --contrast-source); other run a contrast "
+            "that is run\non its own (--evaluate own, or another source); noisy runs under dropout."
         )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whence.cli.values import readable_errors
+from whence.cli.errors import readable_errors
 from whence.core.extras import require
 
 EXAMPLES = """Examples:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from whence.cli.values import readable_errors
+from whence.cli.errors import readable_errors
 
 EXAMPLES = """Examples:
 

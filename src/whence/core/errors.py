@@ -2,6 +2,7 @@
 
 * WhenceError
   - InputError                 the prompt, continuation, ids, options or batch cannot be used as given
+    - TargetIndependentOfInput ... and the target does not depend on what is to be explained
   - UnknownNameError           no method, step function, site, model or option of that name
   - UnsupportedError           this model, or this place, cannot do what the method needs
   - ModelError                 the model itself cannot be used: unknown family, no tokenizer, bad weights
@@ -24,6 +25,10 @@ class WhenceError(Exception):
 
 class InputError(WhenceError):
     """The prompt, the continuation, the ids or an option cannot be used as given."""
+
+
+class TargetIndependentOfInput(InputError):  # noqa: N818 - the specification's name
+    """The target is a constant of the input that is explained, so its scores would all be 0."""
 
 
 class UnknownNameError(WhenceError):

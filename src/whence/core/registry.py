@@ -28,7 +28,10 @@ class Registry(Mapping[str, Any]):
     def paths(self) -> dict[str, str]:
         """Every name and the place it is defined, own entries first, then plug-ins."""
         plugins = {entry.name: entry.value for entry in entry_points(group=self.group)}
-        added = {name: f"{obj.__module__}:{obj.__qualname__}" for name, obj in self._added.items()}
+        added = {
+            name: f"{obj.__module__}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
+            for name, obj in self._added.items()
+        }
         return {**plugins, **self._table, **added}
 
     def add(self, name: str, obj: Any, *, overwrite: bool = False) -> None:

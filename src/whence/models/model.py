@@ -317,7 +317,7 @@ class Model:
         method: Any = "input_x_gradient",
         target: Any = None,
         step_scores: Sequence[Any] = (),
-        contrast: Mapping[str, Any] | None = None,
+        contrast: Any = None,
         steps: Any = None,
         segments: Any = None,
         layer: Any = None,
@@ -341,7 +341,7 @@ class Model:
             method: Name of a method, or a method object.
             target: The step function that is explained.
             step_scores: Step functions to report beside the scores.
-            contrast: Not in this version.
+            contrast: What step functions that compare are to compare with.
             steps: Which tokens to explain.
             segments: What a feature is.
             layer: Attribute to an intermediate layer instead of the input.

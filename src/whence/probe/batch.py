@@ -254,7 +254,9 @@ class Batch:
         return self.widths[-1] - int(self.query.min())
 
 
-def collate(sequences: Sequence[Forced], *, pad: int, accepts: frozenset[str], dtype: Any) -> Batch:
+def collate(
+    sequences: Sequence[Forced], *, pad: int, accepts: frozenset[str], dtype: Any, least: Sequence[int] = ()
+) -> Batch:
     """Pad sequences into one batch.
 
     Args:
@@ -262,6 +264,7 @@ def collate(sequences: Sequence[Forced], *, pad: int, accepts: frozenset[str], d
         pad: Id that fills; it is masked everywhere.
         accepts: Names of the model's forward arguments.
         dtype: Floating-point type of the column weights.
+        least: For each stream, the length it is padded to at least.
 
     Returns:
         The batch.
@@ -274,7 +277,7 @@ def collate(sequences: Sequence[Forced], *, pad: int, accepts: frozenset[str], d
     count = len(sequences)
     streams = len(sequences[0].streams)
     left = streams == 1
-    widths = tuple(max(len(one.streams[k]) for one in sequences) for k in range(streams))
+    widths = tuple(max([*(len(one.streams[k]) for one in sequences), *least[k : k + 1]]) for k in range(streams))
     if "attention_mask" not in accepts and any(len(o.streams[0]) != widths[0] for o in sequences):
         raise UnsupportedError("this model takes no attention mask; attribute texts of different length one by one.")
     ids = [torch.full((count, width), pad) for width in widths]

@@ -100,7 +100,8 @@ def check_finite(model: Model, batch: Batch, values: Tensor, what: str, target: 
     if bool(torch.isfinite(values).all()):
         return values
     names = [name for name, site in model.architecture.sites.items() if site.cut or name.endswith("resid_post")]
-    backward = target is not None and Need.GRADIENTS in model.provides
+    # A target that compares runs is not taken apart here: the passes before it are looked at all the same.
+    backward = target is not None and not target.needs and Need.GRADIENTS in model.provides
     found = model.run(
         locate,
         run=run_data(model, batch),

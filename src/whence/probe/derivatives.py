@@ -13,7 +13,7 @@ from whence.probe.baseline import no_words
 from whence.probe.checks import check_finite, derivative_gaps
 from whence.probe.differentiate import differentiate
 from whence.probe.layers import embedding_leaves
-from whence.probe.payload import rules_data, run_data, score_data
+from whence.probe.payload import rules_data, score_data
 from whence.probe.plan import Plan, choose_mode, make_plan
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ def take_derivatives(
             f"{rules} has rules in place of derivatives, and finite differences cannot follow them. Leave out "
             "derivative='finite', or take integrated_gradients."
         )
+    if rules is not None and probe.row_width > 1:
+        raise UnsupportedError(
+            f"{rules} runs every row beside its reference, and {probe.target.name} needs further rows beside it. "
+            "Take grad='main' or evaluate='main' in contrast, or integrated_gradients."
+        )
     alone = any(path.alone for path in paths)
     if alone and not len(pairs):
         raise InputError(
@@ -65,7 +70,7 @@ def take_derivatives(
     with Progress("derivatives", plan.forwards + plan.derivatives) as bar:
         found = probe.model.run(
             differentiate,
-            run=run_data(probe.model, probe.batch),
+            run=probe.target_run(),
             score=score_data(probe.target),
             embeds=embedding_leaves(probe.model.architecture),
             groups=probe.layers.groups,
@@ -169,7 +174,7 @@ def _sized(
         free=model.free_bytes(),
         cpu=model.device.type == "cpu",
         most=1 if model.rows_interact else None,
-        paired=rules is not None,
+        width=2 if rules is not None else probe.row_width,
     )
 
 

@@ -208,8 +208,10 @@ class DryProbe:
     def _rows(self, total: int, rows: int | None) -> None:
         shape, model = self.probe.shape(), self.probe.model
         if rows is None:
-            rows = make_rows(shape, total, free=model.free_bytes(), cpu=model.device.type == "cpu")
-        self.plans.append(Plan("", rows, 0, total, 0, rows * shape.pass_bytes()))
+            free, cpu = model.free_bytes(), model.device.type == "cpu"
+            rows = make_rows(shape, total, free=free, cpu=cpu, width=self.probe.row_width)
+        wide = self.probe.row_width
+        self.plans.append(Plan("", rows, 0, wide * total, 0, wide * rows * shape.pass_bytes()))
 
     def differentiate(
         self,

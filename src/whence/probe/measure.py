@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.rows import forward_rows, keep_value, target_values
+from whence.probe.rows import all_places, chosen_logits, forward_rows, keep_value, target_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -35,3 +35,17 @@ def measure(
     with torch.no_grad():
         out = forward_rows(model, run, everyone, [], keep_value)
         return [target_values(run, score, everyone, out["logits"]).cpu() for score in scores]
+
+
+def step_logits(model: Any, run: dict[str, Any], count: int) -> Float[Tensor, "example step vocab"]:
+    """The logits of every step on the clean input, on the CPU.
+
+    Args:
+        model: The nnsight model.
+        run: The batch (see `whence.probe.rows`).
+        count: How many examples the batch has.
+    """
+    everyone = torch.arange(count)
+    with torch.no_grad():
+        out = forward_rows(model, run, everyone, [], keep_value)
+        return chosen_logits(all_places(run, everyone, out["logits"].shape[1]), out["logits"]).cpu()

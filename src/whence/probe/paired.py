@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.probe.path import end_stands, is_input, stand
-from whence.probe.rows import chosen_logits, forward_rows, leaf_order, step_values, target_values
-from whence.step_functions.inputs import StepInputs
+from whence.probe.rows import forward_rows, leaf_order, step_inputs, step_values, target_values
+from whence.step_functions.inputs import ContrastInputs, StepInputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,30 +92,44 @@ def paired_targets(
 ) -> tuple[Float[Tensor, "row step"], Float[Tensor, "reference step"]]:
     """The step function at every step of the explained rows, with its multipliers as derivative, and of the others."""
     count = len(partner)
-    chosen = chosen_logits(run, examples, logits)
-    every = run["target_ids"][examples].to(chosen.device)
-    values = step_values(score, chosen.detach(), every)
-    high, low, ids = chosen[:count].detach(), chosen[count:].detach()[partner.to(chosen.device)], every[:count]
+    seen = step_inputs(run, examples, logits)
+    mine, its = torch.arange(count), count + partner
+    high, low = some_rows(seen, mine), some_rows(seen, its)
+    values = step_values(score, some_rows(seen, torch.arange(len(examples))))
     if rules["multipliers"] is None:
-        multipliers = mean_gradient(score, ids, high, low, rules)
+        multipliers = mean_gradient(score, high, low.logits, rules)
     else:
-        multipliers = rules["multipliers"](StepInputs(high, ids), StepInputs(low, ids), **score["options"])
+        multipliers = rules["multipliers"](high, low, **score["options"])
     # A masked token's logit is -inf in both, and does not move.
-    moving = torch.where(torch.isfinite(high), chosen[:count] - high, 0.0)
+    moving = torch.where(torch.isfinite(high.logits), seen.logits[:count] - high.logits, 0.0)
     return values[:count] + (multipliers * moving).sum(-1), values[count:]
 
 
+def some_rows(seen: StepInputs, rows: Int[Tensor, " some"]) -> StepInputs:
+    """Some rows of what a step function sees, as constants; steps are then compared as they are in these rows."""
+    rows = rows.to(seen.logits.device)
+    return with_logits(seen, seen.logits.detach()[rows], rows)
+
+
+def with_logits(seen: StepInputs, logits: Float[Tensor, "row step vocab"], rows: Int[Tensor, " row"]) -> StepInputs:
+    """Other logits in the place of some rows'; a contrast with another token of the same run has them too."""
+    contrast = seen.contrast
+    if contrast is not None:
+        other = logits if contrast.logits is seen.logits else contrast.logits[rows]
+        contrast = ContrastInputs(other, contrast.target_ids[rows])
+    return StepInputs(logits, seen.target_ids[rows], contrast)
+
+
 def mean_gradient(
-    score: dict[str, Any],
-    ids: Int[Tensor, "row step"],
-    high: Float[Tensor, "row step vocab"],
-    low: Float[Tensor, "row step vocab"],
-    rules: dict[str, Any],
+    score: dict[str, Any], high: StepInputs, low: Float[Tensor, "row step vocab"], rules: dict[str, Any]
 ) -> Float[Tensor, "row step vocab"]:
     """The step function's gradient, averaged along the straight line between two logits."""
-    total = torch.zeros_like(high)
+    total = torch.zeros_like(low)
+    every = torch.arange(len(low), device=low.device)
     with torch.enable_grad():
         for point, weight in zip(rules["points"], rules["weights"], strict=True):
-            here = torch.where(high == low, high, low + point * (high - low)).requires_grad_(True)
-            total += weight * torch.autograd.grad(step_values(score, here, ids).sum(), here)[0]
+            between = torch.where(high.logits == low, low, low + point * (high.logits - low))
+            here = between.requires_grad_(True)
+            values = step_values(score, with_logits(high, here, every))
+            total += weight * torch.autograd.grad(values.sum(), here)[0]
     return total

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whence.core.errors import UnsupportedError
 from whence.models.model import Model
 from whence.probe.batch import Batch
+from whence.probe.noisy import noise_data
 from whence.step_functions import StepFunction
+
+if TYPE_CHECKING:
+    from whence.probe.foil import Foil
 
 
 def run_data(model: Model, batch: Batch, *, reads: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -33,7 +37,41 @@ def run_data(model: Model, batch: Batch, *, reads: Sequence[Mapping[str, Any]] =
         "query": batch.query,
         "target_ids": batch.target_ids,
         "columns": batch.columns,
+        "foil": None,
+        "beside": None,
     }
+
+
+def score_run(
+    model: Model, batch: Batch, functions: Sequence[StepFunction], foil: Foil | None, seed: int
+) -> dict[str, Any]:
+    """A batch with what step functions need beside its own logits.
+
+    Args:
+        model: The model.
+        batch: The batch.
+        functions: The step functions; those that need runs under dropout need the same.
+        foil: What steps are compared with, where that was said.
+        seed: Seed of the dropout.
+
+    Raises:
+        UnsupportedError: One pass cannot give all of it.
+    """
+    run = run_data(model, batch)
+    needs = frozenset[str]().union(*(one.needs for one in functions))
+    if "contrast" in needs and foil is not None:
+        run["foil"] = {"ids": foil.ids, "logits": foil.logits}
+        run["beside"] = None if foil.beside is None else dict(foil.beside)
+        run["keep"] = None if run["keep"] is None else max(run["keep"], foil.keep)
+    noisy = next((one for one in functions if "noisy" in one.needs), None)
+    if noisy is not None:
+        if run["beside"] is not None:
+            raise UnsupportedError(
+                f"{noisy.name} needs runs under dropout, and they cannot run beside the contrast's own. "
+                "Take grad='main' in contrast, or evaluate='main'."
+            )
+        run["beside"] = noise_data(model, noisy, seed)
+    return run
 
 
 def rules_data(model: Model, function: StepFunction) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def make_plan(
     free: int,
     cpu: bool,
     most: int | None = None,
-    paired: bool = False,
+    width: int = 1,
 ) -> Plan:
     """Choose chunk sizes so that a pass fits.
 
@@ -143,7 +143,7 @@ def make_plan(
         free: Bytes that are free.
         cpu: Whether the model runs on a CPU.
         most: Rows that may run together at most, or None.
-        paired: Whether every row runs with one of its reference; then ``rows`` counts pairs.
+        width: How many rows run for each: itself, and its reference or others beside it; ``rows`` counts such groups.
 
     Returns:
         The plan.
@@ -159,7 +159,6 @@ def make_plan(
         products = max(1, min(PRODUCTS, columns))
         row = shape.graph_bytes() + products * shape.pass_bytes()
         derivatives = total * columns
-    width = 2 if paired else 1
     row *= width
     if mode == "reverse":
         # In forward mode all rows of an example share its reference.
@@ -171,7 +170,7 @@ def make_plan(
     return Plan(mode, rows, products, forwards + examples, derivatives, rows * row)
 
 
-def make_rows(shape: Shape, total: int, *, free: int, cpu: bool) -> int:
+def make_rows(shape: Shape, total: int, *, free: int, cpu: bool, width: int = 1) -> int:
     """Rows per pass that keeps no graph.
 
     Args:
@@ -179,11 +178,12 @@ def make_rows(shape: Shape, total: int, *, free: int, cpu: bool) -> int:
         total: Rows in all.
         free: Bytes that are free.
         cpu: Whether the model runs on a CPU.
+        width: How many rows run for each.
 
     Returns:
         How many rows fit, at least 1.
     """
-    fits = int(free * _SHARE) // max(shape.pass_bytes(), 1)
+    fits = int(free * _SHARE) // max(width * shape.pass_bytes(), 1)
     if cpu:
-        fits = min(fits, _CPU_TOKENS // shape.positions)
+        fits = min(fits, _CPU_TOKENS // (width * shape.positions))
     return max(1, min(fits, total))

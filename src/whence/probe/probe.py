@@ -38,10 +38,11 @@ from whence.probe.features import (
     free_features,
     outside_features,
 )
+from whence.probe.foil import Foil
 from whence.probe.layers import Layers, leaf, stage_data
 from whence.probe.measuring import sum_columns
 from whence.probe.observe import fold_stages, observe
-from whence.probe.payload import run_data
+from whence.probe.payload import run_data, score_run
 from whence.probe.plan import Shape, shape_of
 from whence.probe.variants import exchange_tokens, remove_features
 from whence.probe.vocabulary import vocabulary
@@ -71,6 +72,7 @@ class ModelProbe:
         mode: ``"auto"``, ``"reverse"``, ``"forward"`` or ``"finite"``.
         thorough: Run also the checks that cost passes of their own.
         seed: Seed of everything that samples.
+        foil: What steps are compared with, where the target compares.
     """
 
     model: Model
@@ -85,6 +87,7 @@ class ModelProbe:
     mode: str = "auto"
     thorough: bool = False
     seed: int = 0
+    foil: Foil | None = None
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """Named internal values of the clean run of every sequence.
@@ -341,6 +344,17 @@ class ModelProbe:
         if self.baseline is None:
             return free
         return free & torch.cat(self.reference()["replace"], dim=1) & ~at_baseline(self.batch, self.baseline)
+
+    def target_run(self) -> dict[str, Any]:
+        """The batch with what the target needs, as plain data for programs."""
+        return score_run(self.model, self.batch, [self.target], self.foil, self.seed)
+
+    @property
+    def row_width(self) -> int:
+        """Rows that run for every row: itself, and those that the target needs beside it."""
+        if "noisy" in self.target.needs:
+            return 1 + int(self.target.default_options.get("n_passes", 5))
+        return 2 if self.foil is not None and self.foil.beside is not None else 1
 
     def shape(self) -> Shape:
         """The sizes that decide about memory."""

@@ -13,7 +13,7 @@ from whence.core.errors import UnsupportedError
 from whence.probe.cotangents import cotangents, every_step
 from whence.probe.paired import differentiable_rows
 from whence.probe.path import advance, all_stands, passes_clean, some_stands, stand
-from whence.probe.rows import at_steps, column_values, leaf_order, step_places
+from whence.probe.rows import all_places, at_steps, column_values, leaf_order, step_places
 from whence.probe.totals import finish, fold_steps, new_result, norm_over_units, put_rows, takes_norm_of
 
 if TYPE_CHECKING:
@@ -144,9 +144,10 @@ def build_graph(
     # A step's weight at the position whose logits predict it, and nowhere else.
     columns, (rows, kept) = run["columns"].shape[1], out["hidden"].shape[:2]
     spread = torch.zeros(rows, columns, kept, dtype=heads[0].dtype, device=heads[0].device)
-    places = step_places(run, examples, kept).to(spread.device)
-    mine = spread[: len(examples)]
-    mine.scatter_add_(2, places[:, None, :].expand(-1, columns, -1), run["columns"][examples].to(spread))
+    places = all_places(run, examples, kept).to(spread.device)
+    mine, times = spread[: len(places)], len(places) // len(examples)
+    weights = run["columns"][examples].to(spread).repeat(times, 1, 1)
+    mine.scatter_add_(2, places[:, None, :].expand(-1, columns, -1), weights)
     return {
         "leaves": out["values"],
         "hidden": out["hidden"],

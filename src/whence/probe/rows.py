@@ -6,7 +6,9 @@ Plain data they pass around:
 ``run``    ``inputs`` (keyword arguments of the forward, one row per example), ``length`` (positions of the
            stream that has the steps) and ``keep`` (how many of its last ones need logits, or None),
            ``unembed`` and ``ln_final`` (paths), ``query`` and ``target_ids`` [example, step], ``columns``
-           [example, column, step]
+           [example, column, step]; ``foil``, what steps are compared with: ``ids`` [example, step] and ``logits``
+           [example, step, vocabulary] (None: those of the run itself, or of the rows beside it), or None; and
+           ``beside``, rows that run beside every row, or None (see `whence.probe.beside`)
 ``score``  ``fn`` (a step function) and its ``options``
 ``leaf``   a site to read or edit: ``spec``, ``stream`` (0, or encoder 0 and decoder 1), ``order`` in the
            forward pass, and ``key`` (unique); ``passing`` where nobody wants its value after the edit
@@ -22,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.models.access import read_site, resolve, write_site
+from whence.probe.beside import called, edited_rows, noise_leaves
 from whence.probe.rules import apply_rule, prepare_rules
-from whence.step_functions.inputs import StepInputs
+from whence.step_functions.inputs import ContrastInputs, StepInputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,14 +58,15 @@ def forward_rows(
 
     Returns:
         ``values`` (the leaves, as written; None for passing ones), ``hidden`` (what enters the unembedding)
-        and ``logits``, both None where they are not wanted.
+        and ``logits``, both None where they are not wanted. These two have the rows that run beside at their end.
     """
-    call = {name: value[examples] for name, value in run["inputs"].items()}
+    call = called(run, examples)
     if run["keep"] is not None:
         call["logits_to_keep"] = run["keep"]
     values, memory = [], {}
     hidden = logits = None
-    places = leaves if pairs is None else sorted([*leaves, *pairs["bends"]], key=leaf_order)
+    more = noise_leaves(run) if pairs is None else pairs["bends"]
+    places = sorted([*leaves, *more], key=leaf_order) if more else leaves
     with model.trace(**call, use_cache=False):
         if pairs is not None:
             prepare_rules(model, places, len(examples))
@@ -73,12 +77,11 @@ def forward_rows(
             if pairs is not None and "rule" in leaf:
                 apply_rule(model, leaf, pairs, memory)
                 continue
-            value = read_site(model, leaf["spec"])
-            edited = edit(leaf, value)
-            if edited is not None:
-                write_site(model, leaf["spec"], edited)
-                value = edited
-            values.append(None if leaf.get("passing") else value)
+            value, whole = edited_rows(run, examples, leaf, edit, read_site(model, leaf["spec"]))
+            if whole is not None:
+                write_site(model, leaf["spec"], whole)
+            if "rate" not in leaf:
+                values.append(None if leaf.get("passing") else value)
         if answers:
             if hidden is None:
                 hidden = resolve(model, run["unembed"]).input
@@ -104,12 +107,25 @@ def select_rows(run: dict[str, Any], examples: Int[Tensor, " row"], **changes: A
     """
     chosen = {name: run[name][examples] for name in ("query", "target_ids", "columns")}
     inputs = {name: value[examples] for name, value in run["inputs"].items()}
-    return {**run, **chosen, "inputs": inputs, **changes}
+    foil = run["foil"]
+    if foil is not None:
+        foil = {name: None if value is None else value[examples] for name, value in foil.items()}
+    return {**run, **chosen, "inputs": inputs, "foil": foil, **changes}
 
 
 def step_places(run: dict[str, Any], examples: Int[Tensor, " row"], kept: int) -> Int[Tensor, "row step"]:
     """Where each step's logits stand among the positions that have logits."""
     return run["query"][examples] - (run["length"] - kept)
+
+
+def all_places(run: dict[str, Any], examples: Int[Tensor, " row"], kept: int) -> Int[Tensor, "all step"]:
+    """The same for the rows, and for those that run beside them."""
+    own, beside = step_places(run, examples, kept), run["beside"]
+    if beside is None:
+        return own
+    if "maps" in beside:
+        return torch.cat([own, step_places({**run, "query": beside["query"]}, examples, kept)])
+    return own.repeat(1 + beside["passes"], 1)
 
 
 def at_steps(
@@ -124,25 +140,33 @@ def target_values(
     run: dict[str, Any], score: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor
 ) -> Float[Tensor, "row step"]:
     """The step function's value at every step of every row, in float32 or better."""
-    chosen = chosen_logits(run, examples, logits)
-    return step_values(score, chosen, run["target_ids"][examples].to(logits.device))
+    return step_values(score, step_inputs(run, examples, logits))
 
 
-def chosen_logits(
-    run: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor
-) -> Float[Tensor, "row step vocab"]:
+def step_inputs(run: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor) -> StepInputs:
+    """What a step function sees of rows, and of those that run beside them."""
+    count, foil, beside = len(examples), run["foil"], run["beside"]
+    chosen = chosen_logits(all_places(run, examples, logits.shape[1]), logits)
+    own, contrast, noisy = chosen[:count], None, None
+    if foil is not None:
+        other = own if foil["logits"] is None else foil["logits"][examples].to(own)
+        other = chosen[count:] if beside is not None and "maps" in beside else other
+        contrast = ContrastInputs(other, foil["ids"][examples].to(own.device))
+    if beside is not None and "maps" not in beside:
+        noisy = chosen[count:].unflatten(0, (beside["passes"], count))
+    return StepInputs(own, run["target_ids"][examples].to(own.device), contrast, noisy)
+
+
+def chosen_logits(places: Int[Tensor, "row step"], logits: Tensor) -> Float[Tensor, "row step vocab"]:
     """The logits of every step of every row, in float32 or better."""
-    places = step_places(run, examples, logits.shape[1]).to(logits.device)
-    rows = torch.arange(len(examples), device=logits.device)
-    chosen = logits[rows[:, None], places]
+    rows = torch.arange(len(logits), device=logits.device)
+    chosen = logits[rows[:, None], places.to(logits.device)]
     return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
 
 
-def step_values(
-    score: dict[str, Any], chosen: Float[Tensor, "row step vocab"], ids: Int[Tensor, "row step"]
-) -> Float[Tensor, "row step"]:
-    """The step function's value for given logits and tokens."""
-    return score["fn"](StepInputs(chosen, ids), **score["options"])
+def step_values(score: dict[str, Any], inputs: StepInputs) -> Float[Tensor, "row step"]:
+    """The step function's value."""
+    return score["fn"](inputs, **score["options"])
 
 
 def column_values(

@@ -11,7 +11,7 @@ from whence.core.progress import Progress
 from whence.models.components import Architecture
 from whence.models.model import Model
 from whence.probe.layers import embedding_leaves, leaf
-from whence.probe.payload import run_data, score_data
+from whence.probe.payload import score_data
 from whence.probe.plan import make_rows
 from whence.probe.remove import respond_cut_off, respond_deleted, respond_resampled
 from whence.probe.respond import respond
@@ -50,6 +50,7 @@ def remove_features(
                 masks=tokens,
                 **shared,
             )
+        require_alone(probe, f"removal={removal!r}")
         if probe.layers.deep:
             raise UnsupportedError(
                 f"removal={removal!r} takes tokens out of the input, and layer= asks about a deeper site. "
@@ -81,6 +82,7 @@ def exchange_tokens(
     rows: int | None,
 ) -> Float[Tensor, "layer row step"]:
     """Targets of rows with other ids; arguments as `ModelProbe.resample` says."""
+    require_alone(probe, "exchanging tokens")
     parts = list(ids.split(list(probe.widths), dim=1))
     with Progress("variants", len(examples)) as bar:
         shared = shared_data(probe, examples, rows, bar)
@@ -93,9 +95,10 @@ def shared_data(probe: ModelProbe, examples: Int[Tensor, " row"], rows: int | No
     """What every program of variants takes."""
     model = probe.model
     if rows is None:
-        rows = make_rows(probe.shape(), len(examples), free=model.free_bytes(), cpu=model.device.type == "cpu")
+        free, cpu = model.free_bytes(), model.device.type == "cpu"
+        rows = make_rows(probe.shape(), len(examples), free=free, cpu=cpu, width=probe.row_width)
     return {
-        "run": run_data(model, probe.batch),
+        "run": probe.target_run(),
         "score": score_data(probe.target),
         "examples": examples,
         "chunk": 1 if model.rows_interact else rows,
@@ -142,6 +145,19 @@ def begin_id(model: Model) -> int:
             if isinstance(found, int):
                 return found
     return model.pad_id
+
+
+def require_alone(probe: ModelProbe, what: str) -> None:
+    """What changes the text itself does not change the contrast's text beside it.
+
+    Raises:
+        UnsupportedError: The contrast's own run is explained together with the main one.
+    """
+    if probe.foil is not None and probe.foil.beside is not None:
+        raise UnsupportedError(
+            f"contrast: {what} changes this text and not the contrast's. Take removal='replace', or in contrast "
+            "grad='main' or evaluate='main'."
+        )
 
 
 def require_masks(model: Model) -> None:

@@ -41,6 +41,15 @@ def logit_multipliers(inputs: StepInputs, reference: StepInputs) -> Float[Tensor
     return own.scatter_(-1, inputs.target_ids.unsqueeze(-1), 1.0)
 
 
+def logit_diff_multipliers(inputs: StepInputs, reference: StepInputs) -> Float[Tensor, "row step vocab"]:
+    """1 for the token's own logit; less 1 for the foil's where it is one of the same run, else that is a constant."""
+    own = logit_multipliers(inputs, reference)
+    if inputs.contrast.logits is not inputs.logits:
+        return own
+    foil = inputs.contrast.target_ids.unsqueeze(-1)
+    return own.scatter_add(-1, foil, torch.full_like(foil, -1.0, dtype=own.dtype))
+
+
 def logprob_multipliers(inputs: StepInputs, reference: StepInputs) -> Float[Tensor, "row step vocab"]:
     """The token's own logit, less every logit's part in the sum of exponentials.
 

@@ -1,15 +1,12 @@
-"""Values typed on the command line, and errors as people read them there."""
+"""Names with options, as people type them: ``integrated_gradients:n_steps=20,rule=left``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import typer
-
-from whence.core.errors import InputError, WhenceError
+from whence.core.errors import InputError
 
 
 def parse_value(text: str) -> Any:
@@ -38,17 +35,11 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def parse_method(text: str) -> tuple[str, dict[str, Any]]:
-    """``"integrated_gradients:n_steps=20,rule=left"`` as a name and options."""
+def parse_named(text: str) -> tuple[str, dict[str, Any]]:
+    """``"integrated_gradients:n_steps=20,rule=left"`` as a name and options.
+
+    Raises:
+        InputError: An option is not ``name=value``, or comes twice.
+    """
     name, _, rest = text.partition(":")
     return name, parse_options([part for part in rest.split(",") if part])
-
-
-@contextmanager
-def readable_errors() -> Iterator[None]:
-    """Turn whence's errors into one line on standard error and exit status 1."""
-    try:
-        yield
-    except WhenceError as error:
-        typer.echo(f"whence: {error}", err=True)
-        raise typer.Exit(1) from None
