@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whence.cli.values import parse_method, parse_options, parse_value, readable_errors
+from whence.cli.values import AGGREGATE, parse_method, parse_options, parse_value, readable_errors
 
 EXAMPLES = """Examples:
 
@@ -20,6 +20,8 @@ whence attribute "Once upon a time" --method integrated_gradients:n_steps=20 --t
 whence attribute "The manager said that she was tired." --model whence/en-it --segments word
 
 whence attribute "The capital of France is" --continuation " Paris" --model gpt2 --save paris.json
+
+whence attribute "Once upon a time" --method attention --aggregate "layer:1,head:max,words"
 
 whence attribute "First" "Second" --max-new-tokens 10 --json > both.json"""
 
@@ -72,7 +74,8 @@ def attribute(
     seed: Annotated[int, typer.Option(help="Seed of everything that samples.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per pass.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail when a check does not hold.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    aggregate: Annotated[list[str] | None, typer.Option(help=AGGREGATE)] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the raw result to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -89,6 +92,8 @@ def attribute(
 
         import whence
 
+        # A mistake in it should not cost a run.
+        operators = whence.Pipeline(*(aggregate or ()))
         # The key may be in the environment for other uses.
         place = {
             "remote": remote,
@@ -122,6 +127,7 @@ def attribute(
         )
         if save is not None:
             out.save(save)
+        out = out.aggregate(operators)
         if as_json:
             made = out.to_dict() if isinstance(out, whence.Attribution) else [one.to_dict() for one in out]
             typer.echo(json.dumps(made, ensure_ascii=False, allow_nan=False))

@@ -11,6 +11,11 @@ import typer
 
 from whence.core.errors import InputError, WhenceError
 
+AGGREGATE = (
+    "Operators before showing, in order: head:mean and layer:3 on axes, words, split, normalize, topk:5; see "
+    "'Aggregation' in the documentation. Repeatable. A saved file keeps the raw scores."
+)
+
 
 def parse_value(text: str) -> Any:
     """A value as JSON where it is JSON (numbers, true, lists), else the text itself."""

@@ -76,6 +76,7 @@ REDUCERS: Mapping[str, Reducer] = {
     "absmax": absmax,
     "l1": l1,
     "l2": l2,
+    "vnorm": l2,
     "lp": lp,
 }
 

@@ -27,7 +27,9 @@ from safetensors.numpy import save as pack
 from whence.core.errors import FileFormatError, InputError, WhenceError
 from whence.core.tokens import Token
 from whence.scores.array import Axis, Scores
-from whence.scores.attribution import Attribution, Attributions, Check, plain
+from whence.scores.attribution import Attribution, Check
+from whence.scores.attributions import Attributions
+from whence.scores.plain import plain
 
 FORMAT = "whence/attribution"
 FORMAT_VERSION = 1
