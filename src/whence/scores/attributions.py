@@ -105,7 +105,7 @@ class Attributions(Sequence[Attribution]):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Attributions:
-        """Read every attribution in a file, be it one or many.
+        """Read every attribution in a file, be it one or many, whether whence or Inseq wrote it.
 
         Raises:
             FileFormatError: The file is damaged or of a newer format.
@@ -116,5 +116,13 @@ class Attributions(Sequence[Attribution]):
 
 
 def load_attribution(path: str | PathLike[str]) -> Attribution:
-    """Read the attribution in a file that `Attribution.save` wrote."""
+    """Read the attribution in a file that `Attribution.save` or Inseq wrote.
+
+    Args:
+        path: Its name; compressed files are recognised by what is in them.
+
+    Raises:
+        InputError: There is no such file.
+        FileFormatError: The file is damaged, of a newer format, or holds several attributions.
+    """
     return Attribution.load(path)
