@@ -26,7 +26,7 @@ class Piece:
     spelling: str
 
 
-def tokens_of(pieces: Sequence[Piece], text: str | None, *, split: int, prompt: str | None = None) -> tuple[Token, ...]:
+def tokens_of(pieces: Sequence[Piece], text: str | None, *, split: int) -> tuple[Token, ...]:
     """Tokens with the text that each stands for.
 
     Args:
