@@ -55,8 +55,8 @@ def merge(attribution: Attribution, axis: str, spans: Any, how: How | None = Non
         UnknownNameError: No such reducer.
     """
     name, members = located(attribution, axis)
-    pairs = [spans] if len(spans) == 2 and all(isinstance(bound, int) for bound in spans) else list(spans)
-    if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
+    pairs = [spans] if _is_pair(spans) else spans
+    if not isinstance(pairs, Sequence) or not all(_is_pair(pair) for pair in pairs):
         raise InputError(f"spans are pairs (start, stop), not {spans!r}.")
     groups = [[members[k] for k in range(*span)] for span in checked_spans(pairs, len(members))]
     others = set(range(len(attribution.scores.axis(name)))) - {k for group in groups for k in group}
@@ -110,10 +110,14 @@ def split(
     return _by_text(attribution, partial(cut, compiled(pattern, "split"), mode=mode), on, how)
 
 
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(bound, int) for bound in value)
+
+
 def _by_text(
     attribution: Attribution, find: Callable[[str], list[Span]], on: str | Sequence[str], how: How | None
 ) -> Attribution:
-    asked = (on,) if isinstance(on, str) else tuple(on)
+    asked = tuple(on) if isinstance(on, Sequence) and not isinstance(on, str) else (on,)
     for one in asked:
         if one not in ON:
             raise unknown_name("side", str(one), ON)

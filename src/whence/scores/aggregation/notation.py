@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from whence.core.errors import InputError, unknown_name
@@ -72,7 +72,8 @@ def written(name: str, args: Mapping[str, Any]) -> str:
     """
     if name in ("reduce", "select", "slice") and args.get("axis") in AXES:
         return _axis_written(name, args)
-    order = list(signature(AGGREGATORS[name]).parameters)[1:] if name in AGGREGATORS else []
+    known = list(signature(AGGREGATORS[name]).parameters.values())[1:] if name in AGGREGATORS else []
+    order = [parameter.name for parameter in known if parameter.kind is not Parameter.KEYWORD_ONLY]
     parts, left = [], dict(args)
     while order and order[0] in left:
         parts.append(_value_written(left.pop(order.pop(0))))
