@@ -68,7 +68,8 @@ def words(attribution: Attribution, on: str | Sequence[str] = ON, how: How | Non
     """Make the tokens of every word one entry, by the rule of ``segments="word"``.
 
     A word keeps the blanks in front of it; a CJK character is a word; special tokens stay alone. Tokens that are no
-    neighbours in their text, because others were taken out, are not put together.
+    neighbours in their text, because others were taken out or a special token stands between them, are not put
+    together.
 
     Args:
         attribution: What to merge.
@@ -78,7 +79,7 @@ def words(attribution: Attribution, on: str | Sequence[str] = ON, how: How | Non
     Raises:
         UnknownNameError: ``on`` is none of these; or no such reducer.
     """
-    return _by_text(attribution, words_of, on, how)
+    return _by_text(attribution, words_of, on, how, across=False)
 
 
 def split(
@@ -107,7 +108,7 @@ def split(
     """
     if mode not in get_args(CutMode):
         raise unknown_name("mode of split", str(mode), get_args(CutMode))
-    return _by_text(attribution, partial(cut, compiled(pattern, "split"), mode=mode), on, how)
+    return _by_text(attribution, partial(cut, compiled(pattern, "split"), mode=mode), on, how, across=True)
 
 
 def _is_pair(value: Any) -> bool:
@@ -115,28 +116,35 @@ def _is_pair(value: Any) -> bool:
 
 
 def _by_text(
-    attribution: Attribution, find: Callable[[str], list[Span]], on: str | Sequence[str], how: How | None
+    attribution: Attribution,
+    find: Callable[[str], list[Span]],
+    on: str | Sequence[str],
+    how: How | None,
+    *,
+    across: bool,
 ) -> Attribution:
+    """Tokens joined by spans of their text; ``across`` special tokens, which are not part of it, or not."""
     asked = tuple(on) if isinstance(on, Sequence) and not isinstance(on, str) else (on,)
     for one in asked:
         if one not in ON:
             raise unknown_name("side", str(one), ON)
     # Steps come first: a mean over steps and then features is what a method that averages over spans gives.
     if "step" in asked:
-        groups = _groups(attribution.steps, find)
+        groups = _groups(attribution.steps, find, across)
         attribution = join(attribution, "step", groups, usual(attribution, "step") if how is None else how)
     if sides := set(asked) - {"step"}:
         others = {k for k, token in enumerate(attribution.tokens) if token.side not in sides}
-        groups = [group for group in _groups(attribution.tokens, find) if group[0] not in others]
+        groups = [group for group in _groups(attribution.tokens, find, across) if group[0] not in others]
         chosen = usual(attribution, "token") if how is None else how
         groups = sorted([*groups, *([k] for k in others)])
         attribution = join(attribution, "token", groups, chosen, untouched=others)
     return attribution
 
 
-def _groups(tokens: Sequence[Token], find: Callable[[str], list[Span]]) -> list[list[int]]:
+def _groups(tokens: Sequence[Token], find: Callable[[str], list[Span]], across: bool) -> list[list[int]]:
     """Groups by the text of each side, within stretches of neighbours."""
-    cuts = [0, *(k + 1 for k, pair in enumerate(pairwise(tokens)) if _apart(*pair)), len(tokens)]
+    apart = [_apart(*pair) or (not across and any(one.special for one in pair)) for pair in pairwise(tokens)]
+    cuts = [0, *(k + 1 for k, cut_here in enumerate(apart) if cut_here), len(tokens)]
     return [[start + k for k in group] for start, stop in pairwise(cuts) for group in by_text(tokens[start:stop], find)]
 
 
