@@ -468,6 +468,7 @@ def test_lists_are_aggregated_one_by_one_and_added() -> None:
         ("normalize:l3", UnknownNameError, "Did you mean"),
         ("normalize:l1:left", UnknownNameError, "source"),
         ("split:'('", InputError, "not a regular expression"),
+        ("split:a+b", InputError, "one regular expression"),
         ("split:a:middle", UnknownNameError, "single"),
         ("words:target", UnknownNameError, "source"),
         ("words:step:meen", UnknownNameError, "Did you mean 'mean'"),

@@ -108,6 +108,8 @@ def split(
     """
     if mode not in get_args(CutMode):
         raise unknown_name("mode of split", str(mode), get_args(CutMode))
+    if not isinstance(pattern, str):
+        raise InputError(f"split takes one regular expression, not {pattern!r}; one that holds + stands in quotes.")
     return _by_text(attribution, partial(cut, compiled(pattern, "split"), mode=mode), on, how, across=True)
 
 

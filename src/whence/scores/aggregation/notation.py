@@ -5,7 +5,7 @@
     pipeline  = operator { ("," | "|") operator }
     operator  = name [ (":" | "=") argument { ":" argument } ]
     argument  = value | name "=" value | nothing, for an open end
-    value     = item { "+" item } | item "+"            several; "3+" is a list of one
+    value     = item { "+" item } | item "+"            several; 3+ is a list of one, a text in it quoted
     item      = number | first..stop | true | false | text | "text" | 'text'
 
 The name is an operator's or an axis's. With an axis, ``layer:3``, ``layer:1+2`` and ``layer:"label"`` select,
@@ -153,9 +153,12 @@ def _value(text: str) -> Any:
     if len(items) == 1:
         return _item(items[0])
     if len(items) == 2 and not items[1].strip():
-        items.pop()
+        one = items[0].strip()
+        # A list of one needs a number or quotes, since the end of a pattern such as \s+ looks like one.
+        if one and (one[0] in _QUOTES or not isinstance(_item(one), str)):
+            return (_item(one),)
     if not all(item.strip() for item in items):
-        raise InputError(f"{text.strip()!r} lists nothing; a text that holds + stands in quotes.")
+        raise InputError(f"{text.strip()!r} is no list; a text that holds + stands in quotes.")
     return tuple(_item(item) for item in items)
 
 
@@ -176,7 +179,7 @@ def _item(text: str) -> Any:
 
 def _value_written(value: Any, *, quoted: bool = False) -> str:
     if isinstance(value, tuple) and value:
-        items = [_item_written(item, quoted=quoted) for item in value]
+        items = [_item_written(item, quoted=quoted or len(value) == 1) for item in value]
         return "+".join(items) if len(items) > 1 else f"{items[0]}+"
     return "" if value is None else _item_written(value, quoted=quoted)
 
