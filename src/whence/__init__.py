@@ -51,9 +51,14 @@ if TYPE_CHECKING:
     from whence.methods.perturbation.shapley_sampling import ShapleySampling as ShapleySampling
     from whence.models.loading import load as load
     from whence.models.model import Model as Model
+    from whence.scores import AGGREGATORS as AGGREGATORS
     from whence.scores import Attribution as Attribution
     from whence.scores import Attributions as Attributions
+    from whence.scores import Op as Op
+    from whence.scores import Pipeline as Pipeline
     from whence.scores import Scores as Scores
+    from whence.scores import aggregate as aggregate
+    from whence.scores import aggregator as aggregator
     from whence.scores import load_attribution as load_attribution
     from whence.step_functions import STEP_FUNCTIONS as STEP_FUNCTIONS
     from whence.step_functions import StepFunction as StepFunction
@@ -65,6 +70,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; nothing of it is imported before it is used.
 _HOME = {
+    "AGGREGATORS": "scores",
     "ALTI": "methods.internals.alti",
     "METHODS": "methods",
     "STEP_FUNCTIONS": "step_functions",
@@ -94,6 +100,8 @@ _HOME = {
     "ModelError": "core.errors",
     "NonFiniteScore": "core.errors",
     "Occlusion": "methods.perturbation.occlusion",
+    "Op": "scores",
+    "Pipeline": "scores",
     "ReAGent": "methods.perturbation.reagent",
     "RemoteError": "core.errors",
     "Saliency": "methods.gradient.saliency",
@@ -111,6 +119,8 @@ _HOME = {
     "ValueZeroing": "methods.internals.value_zeroing",
     "VarGrad": "methods.gradient.vargrad",
     "WhenceError": "core.errors",
+    "aggregate": "scores",
+    "aggregator": "scores",
     "align": "text.alignment",
     "explain": "views.explain",
     "load": "models.loading",
@@ -120,6 +130,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AGGREGATORS",
     "ALTI",
     "METHODS",
     "STEP_FUNCTIONS",
@@ -149,6 +160,8 @@ __all__ = [
     "ModelError",
     "NonFiniteScore",
     "Occlusion",
+    "Op",
+    "Pipeline",
     "ReAGent",
     "RemoteError",
     "Saliency",
@@ -167,6 +180,8 @@ __all__ = [
     "VarGrad",
     "WhenceError",
     "__version__",
+    "aggregate",
+    "aggregator",
     "align",
     "explain",
     "load",

@@ -130,6 +130,7 @@ def _one(
             "default_view": {axis: question.method.view.get(axis, "mean") for axis in answer.axes},
             "additive": question.method.additive,
             "signed": question.method.signed,
+            "join": answer.merge,
             "engine": {**answer.record, **{name: values[row] for name, values in answer.each.items()}},
             "hints": [
                 hint for steps in target for hint in _hints(question, steps[row][: len(sequence.targets)].tolist())

@@ -205,3 +205,34 @@ def test_a_server_that_may_not_start_says_why(arguments, message, monkeypatch):
     assert result.exit_code != 0
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_aggregate_changes_what_is_shown_and_not_what_is_saved(tmp_path):
+    path = tmp_path / "out.json"
+    result = run("attribute", STORY, "--max-new-tokens", "3", "--method", "attention", "--save", str(path),
+                 "--aggregate", "layer:1,head:max", "--aggregate", "words|normalize")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "aggregated: layer:1, head:max, words, normalize" in result.output
+    raw = whence.load_attribution(path)
+    assert raw.scores.names == ("step", "token", "layer", "head")
+    assert "ops" not in raw.info
+    shown = run("show", str(path), "--aggregate", "layer:mean,head:mean,topk:1")
+    assert "aggregated: layer:mean, head:mean, topk:1" in shown.output
+    printed = run("attribute", STORY, "--max-new-tokens", "3", "--method", "attention", "--json",
+                  "--aggregate", "layer:1,head:max")  # fmt: skip
+    assert list(json.loads(printed.stdout)["axes"]) == ["step", "token"]
+
+
+def test_show_prints_all_results_of_a_file(tmp_path):
+    path = tmp_path / "two.json"
+    run("attribute", STORY, STORY, "--max-new-tokens", "1", "--quiet", "--save", str(path))
+    shown = run("show", str(path))
+    assert shown.exit_code == 0, shown.output
+    assert "2 of 2" in shown.output
+
+
+def test_a_wrong_operator_is_found_before_the_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(whence, "load", lambda *args, **options: pytest.fail("loaded"))
+    result = run("attribute", STORY, "--aggregate", "wrods")
+    assert result.exit_code == 1
+    assert "Did you mean 'words'" in result.output

@@ -36,6 +36,7 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 UPWARD_CALLS = {
     ("models/model.py", "whence.attribute"),
     ("scores/attribution.py", "whence.views.console"),
+    ("scores/attributions.py", "whence.views.console"),
 }
 # Where the name of a module may be an argument: a table of whence, or an optional library.
 COMPUTED_IMPORTS = {"__init__.py", "core/registry.py", "core/extras.py"}

@@ -57,6 +57,7 @@ def test_reducing_tokens_looks_at_defined_scores_only(scores: Scores, how: str) 
             "l1": np.abs(known).sum(),
             "l2": np.sqrt((known**2).sum()),
             "lp": np.sqrt((known**2).sum()),
+            "vnorm": np.sqrt((known**2).sum()),
         }[how]
         assert got[where] == pytest.approx(expected, rel=1e-5, abs=1e-9)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from whence.cli.errors import readable_errors
+from whence.cli.options import AGGREGATE, PLUGIN
 from whence.cli.plugins import load_plugins
 from whence.core.named import parse_named, parse_options, parse_value
 
@@ -27,6 +28,8 @@ whence attribute "Can you stop the dog from" --model gpt2 --continuation " barki
     --target contrast_prob_diff
 
 whence attribute "Once upon a time" --plugin my_functions.py --target my_function -o my_option=3
+
+whence attribute "Once upon a time" --method attention --aggregate "layer:1,head:max,words"
 
 whence attribute "First" "Second" --max-new-tokens 10 --json > both.json"""
 
@@ -68,9 +71,7 @@ def attribute(
     evaluate: Annotated[
         str | None, typer.Option(help="Where the other continuation is looked up: in the main run, or its own.")
     ] = None,
-    plugin: Annotated[
-        list[Path] | None, typer.Option(help="Python file that registers step functions of your own; repeatable.")
-    ] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help=PLUGIN)] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to generate at most.")] = None,
     steps: Annotated[
         str | None, typer.Option(help="Steps to explain: a number, a range a:b, 'whole' (as one), 'prompt', 'all'.")
@@ -99,7 +100,8 @@ def attribute(
     seed: Annotated[int, typer.Option(help="Seed of everything that samples.")] = 0,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts per pass.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail when a check does not hold.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    aggregate: Annotated[list[str] | None, typer.Option(help=AGGREGATE)] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the raw result to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -117,6 +119,8 @@ def attribute(
         import whence
 
         load_plugins(plugin or [])
+        # A mistake in it should not cost a run.
+        operators = whence.Pipeline(*(aggregate or ()))
         # The key may be in the environment for other uses.
         place = {
             "remote": remote,
@@ -151,6 +155,7 @@ def attribute(
         )
         if save is not None:
             out.save(save)
+        out = out.aggregate(operators)
         if as_json:
             made = out.to_dict() if isinstance(out, whence.Attribution) else [one.to_dict() for one in out]
             typer.echo(json.dumps(made, ensure_ascii=False, allow_nan=False))

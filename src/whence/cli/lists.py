@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from whence.cli.errors import readable_errors
+from whence.cli.options import PLUGIN
 from whence.cli.plugins import load_plugins
 
 METHODS_EXAMPLES = """Examples:
@@ -53,9 +54,7 @@ whence step-functions --plugin my_functions.py"""
 
 def step_functions(
     name: Annotated[str | None, typer.Argument(help="A step function, to read all about it.")] = None,
-    plugin: Annotated[
-        list[Path] | None, typer.Option(help="Python file that registers step functions of your own; repeatable.")
-    ] = None,
+    plugin: Annotated[list[Path] | None, typer.Option(help=PLUGIN)] = None,
 ) -> None:
     """List the step functions (the numbers that can be explained or reported), or describe one."""
     with readable_errors():

@@ -8,6 +8,11 @@ from typing import Any
 
 from whence.core.errors import InputError
 
+AGGREGATE = (
+    "Operators before showing, in order: head:mean and layer:3 on axes, words, split, normalize, topk:5; see "
+    "'Aggregation' in the documentation. Repeatable. A saved file keeps the raw scores."
+)
+
 
 def parse_value(text: str) -> Any:
     """A value as JSON where it is JSON (numbers, true, lists), else the text itself."""

@@ -155,9 +155,9 @@ class Scores:
         """
         i, chosen = self.index(axis), self.axis(axis)
         if isinstance(index, str | int | np.integer):
-            values = np.take(self.values, _position(chosen, index), axis=i)
+            values = np.take(self.values, position_of(chosen, index), axis=i)
             return Scores(values, self.axes[:i] + self.axes[i + 1 :])
-        keep = _positions(chosen, index)
+        keep = positions_of(chosen, index)
         kept = replace(chosen, labels=tuple(chosen.labels[k] for k in keep))
         values = np.take(self.values, np.array(keep, dtype=np.intp), axis=i)
         return Scores(values, (*self.axes[:i], kept, *self.axes[i + 1 :]))
@@ -183,7 +183,7 @@ class Scores:
         parts: list[np.ndarray] = []
         labels: list[str] = []
         end = 0
-        for start, stop in [*_checked_spans(spans, len(old)), (len(old), len(old))]:
+        for start, stop in [*checked_spans(spans, len(old)), (len(old), len(old))]:
             parts.append(np.take(self.values, range(end, start), axis=i))
             labels.extend(old.labels[end:start])
             end = stop
@@ -258,7 +258,7 @@ class Scores:
             raise type(error)(f"cannot reduce axis {axis!r}: {error}") from None
 
 
-def _position(axis: Axis, index: int | np.integer | str) -> int:
+def position_of(axis: Axis, index: int | np.integer | str) -> int:
     """One entry of an axis, given by position or by label."""
     if isinstance(index, str):
         found = [k for k, label in enumerate(axis.labels) if label == index]
@@ -275,14 +275,14 @@ def _position(axis: Axis, index: int | np.integer | str) -> int:
     return position % len(axis)
 
 
-def _positions(axis: Axis, index: Several) -> list[int]:
+def positions_of(axis: Axis, index: Several) -> list[int]:
     """Several entries of an axis, each at most once."""
     if isinstance(index, slice):
         return list(range(len(axis))[index])
     if isinstance(index, tuple):
         return list(range(*_bounds(axis, index)))
     try:
-        keep = [_position(axis, item) for item in index]
+        keep = [position_of(axis, item) for item in index]
     except TypeError:
         raise InputError(f"select takes positions, labels, slices or pairs, not {index!r}") from None
     if len(set(keep)) < len(keep):
@@ -303,7 +303,7 @@ def _bounds(axis: Axis, pair: tuple[Any, ...]) -> tuple[int, int]:
     return start, stop
 
 
-def _checked_spans(spans: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+def checked_spans(spans: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     """The spans, if they are ascending, disjoint, not empty, and inside the axis."""
     end = 0
     checked = []

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from os import PathLike
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from whence.core.errors import InputError, NonFiniteScore, unknown_name
 from whence.core.tokens import Side, Token
 from whence.scores.array import Scores
+from whence.scores.plain import frozen, listed, plain
 from whence.scores.reducers import REDUCERS
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Attribution:
         step_scores: Further numbers per step by name, float32; NaN or infinity where the number is so.
         checks: Identities of the method and how far they held.
         info: Provenance as plain data: method, options, target, model, revision, dtype, place, versions,
-            seed, baseline, default view. Kept read-only: lists become tuples, and floats that JSON does not
-            have become the texts ``"nan"``, ``"inf"``, ``"-inf"``.
+            seed, baseline, default view, and the operators applied since (``ops``). Kept read-only: lists become
+            tuples, and floats that JSON does not have become the texts ``"nan"``, ``"inf"``, ``"-inf"``.
         extras: Further scores by name: ``"standard_error"`` (axes of `scores`) where the method samples;
             ``"encoder_self"``, where the axis ``step`` holds source tokens as well; others that a method's
             docstring names, such as what `direct_logit` finds that belongs to no token.
@@ -86,7 +86,7 @@ class Attribution:
         _check_axes(self.scores, self.tokens, self.steps)
         by_name = {name: _per_step(name, row, len(self.steps)) for name, row in self.step_scores.items()}
         object.__setattr__(self, "step_scores", MappingProxyType(by_name))
-        object.__setattr__(self, "info", _frozen(self.info, "info"))
+        object.__setattr__(self, "info", frozen(self.info, "info"))
         object.__setattr__(self, "extras", MappingProxyType(dict(self.extras)))
         _check_view(self.info.get("default_view", {}))
 
@@ -175,6 +175,31 @@ class Attribution:
             found.append([(self.tokens[i], float(row[i])) for i in order if not np.isnan(row[i])])
         return found
 
+    def aggregate(self, *parts: Any) -> Attribution:
+        """A new attribution, made by operators: ``out.aggregate("head:mean,layer:3,words")``.
+
+        Args:
+            *parts: What `whence.aggregate` takes: texts, `Op`, `Pipeline`, or mappings.
+
+        Raises:
+            UnknownNameError: An operator, reducer, label or step score does not exist; the nearest are listed.
+            InputError: An operator does not fit, such as one for an axis that is not there.
+        """
+        # Operators make attributions, so they need this module.
+        from whence.scores.aggregation.pipeline import aggregate
+
+        return aggregate(self, *parts)
+
+    def __sub__(self, other: Attribution) -> Attribution:
+        """First minus second, with step scores; tokens that differ become ``"x -> y"``.
+
+        Raises:
+            InputError: The axes or the defined cells are not the same.
+        """
+        from whence.scores.aggregation.difference import difference
+
+        return difference(self, other) if isinstance(other, Attribution) else NotImplemented
+
     def equals(self, other: Attribution, atol: float = 0.0) -> bool:
         """Same tokens, steps, checks and info; scores and step scores no further apart than ``atol``."""
         return (
@@ -196,14 +221,14 @@ class Attribution:
         """Everything as plain data that JSON can hold; None where a score is not defined."""
         return {
             "axes": {axis.name: list(axis.labels) for axis in self.scores.axes},
-            "scores": _listed(self.scores.values),
+            "scores": listed(self.scores.values),
             "tokens": [plain(vars(token)) for token in self.tokens],
             "steps": [plain(vars(token)) for token in self.steps],
-            "step_scores": {name: _listed(row) for name, row in self.step_scores.items()},
+            "step_scores": {name: listed(row) for name, row in self.step_scores.items()},
             "checks": [plain(vars(check)) for check in self.checks],
             "info": plain(self.info),
             "extras": {
-                name: {"axes": {axis.name: list(axis.labels) for axis in one.axes}, "scores": _listed(one.values)}
+                name: {"axes": {axis.name: list(axis.labels) for axis in one.axes}, "scores": listed(one.values)}
                 for name, one in self.extras.items()
             },
         }
@@ -219,7 +244,10 @@ class Attribution:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one JSON file, compressed when its name ends in ``.gz``; an existing file is replaced."""
-        Attributions((self,)).save(path)
+        # Imported on use: this is where pydantic and safetensors come in, and it needs this module.
+        from whence.scores.serialization import write
+
+        write((self,), path)
 
     def _side(self, side: Side) -> Scores:
         return self.scores.select("token", [k for k, t in enumerate(self.tokens) if t.side == side])
@@ -231,104 +259,9 @@ class Attribution:
         Raises:
             FileFormatError: The file is damaged, of a newer format, or holds several attributions.
         """
-        # Imported on use: this is where pydantic and safetensors come in, and it needs this module.
         from whence.scores.serialization import read_one
 
         return read_one(path)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Attributions(Sequence[Attribution]):
-    """Several attributions, in the order of the inputs. Immutable; behaves like a list.
-
-    Attributes:
-        items: The attributions.
-    """
-
-    items: tuple[Attribution, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "items", tuple(self.items))
-        if not all(isinstance(item, Attribution) for item in self.items):
-            raise InputError("Attributions holds Attribution objects only.")
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[Attribution]:
-        return iter(self.items)
-
-    @overload
-    def __getitem__(self, index: int) -> Attribution: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Attributions: ...
-
-    def __getitem__(self, index: int | slice) -> Attribution | Attributions:
-        return Attributions(self.items[index]) if isinstance(index, slice) else self.items[index]
-
-    def __repr__(self) -> str:
-        shown = [repr(item) for item in self.items[:3]] + ["..."] * (len(self) > 3)
-        return f"Attributions({len(self)}: [{', '.join(shown)}])"
-
-    @property
-    def verified(self) -> bool:
-        """No check of any attribution failed."""
-        return all(item.verified for item in self.items)
-
-    def show(self, **options: Any) -> None:
-        """Print one after the other; ``options`` are those of `whence.views.console.show`."""
-        import_module("whence.views.console").show(self, **options)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write all of them into one JSON file, compressed when its name ends in ``.gz``."""
-        from whence.scores.serialization import write
-
-        write(self, path)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> Attributions:
-        """Read every attribution in a file, be it one or many.
-
-        Raises:
-            FileFormatError: The file is damaged or of a newer format.
-        """
-        from whence.scores.serialization import read
-
-        return read(path)
-
-
-def load_attribution(path: str | PathLike[str]) -> Attribution:
-    """Read the attribution in a file that `Attribution.save` wrote."""
-    return Attribution.load(path)
-
-
-def plain(value: Any) -> Any:
-    """Frozen plain data as the dicts, lists and scalars that JSON can write."""
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _frozen(value: Any, where: str) -> Any:
-    """Plain data with read-only containers; anything else is refused, naming where it stands."""
-    if isinstance(value, Mapping):
-        if odd := [name for name in value if not isinstance(name, str)]:
-            raise InputError(f"{where} has the key {odd[0]!r}; keys must be texts.")
-        return MappingProxyType({name: _frozen(item, f"{where}[{name!r}]") for name, item in value.items()})
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(item, f"{where}[{k}]") for k, item in enumerate(value))
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or type(value) in (bool, int, str):
-        return value
-    if type(value) is float:
-        return value if math.isfinite(value) else str(value)
-    raise InputError(f"{where} is a {type(value).__name__}; provenance holds plain data only.")
 
 
 def _check_axes(scores: Scores, tokens: Sequence[Token], steps: Sequence[Token]) -> None:
@@ -364,14 +297,3 @@ def _per_step(name: str, row: Any, steps: int) -> np.ndarray:
         raise InputError(f"step score {name!r} has shape {values.shape}; there are {steps} steps.")
     values.setflags(write=False)
     return values
-
-
-def _listed(values: np.ndarray) -> list[Any]:
-    """Nested lists; None for NaN, text for infinity."""
-
-    def cell(value: Any) -> Any:
-        if isinstance(value, list):
-            return [cell(item) for item in value]
-        return None if math.isnan(value) else plain(value)
-
-    return cell(values.tolist())

@@ -76,6 +76,7 @@ REDUCERS: Mapping[str, Reducer] = {
     "absmax": absmax,
     "l1": l1,
     "l2": l2,
+    "vnorm": l2,
     "lp": lp,
 }
 
@@ -89,9 +90,11 @@ def resolve(how: str | Reducer, options: Mapping[str, Any]) -> Reducer:
 
     Raises:
         UnknownNameError: No reducer has that name.
-        InputError: The reducer does not take one of the options.
+        InputError: The reducer does not take one of the options, or is neither a name nor a function.
     """
     if not isinstance(how, str):
+        if not callable(how):
+            raise InputError(f"a reducer is a name or a function, not {how!r}.")
         return partial(how, **options)
     if how not in REDUCERS:
         raise unknown_name("reducer", how, REDUCERS)

@@ -27,7 +27,10 @@ from safetensors.numpy import save as pack
 from whence.core.errors import FileFormatError, InputError, WhenceError
 from whence.core.tokens import Token
 from whence.scores.array import Axis, Scores
-from whence.scores.attribution import Attribution, Attributions, Check, plain
+from whence.scores.attribution import Attribution, Check
+from whence.scores.attributions import Attributions
+from whence.scores.inseq_file import from_inseq, is_inseq
+from whence.scores.plain import plain
 
 FORMAT = "whence/attribution"
 FORMAT_VERSION = 1
@@ -131,7 +134,7 @@ def write(attributions: Iterable[Attribution], path: str | os.PathLike[str]) -> 
 
 
 def read(path: str | os.PathLike[str]) -> Attributions:
-    """Read every attribution in a file.
+    """Read every attribution in a file of whence's, or in one of Inseq's.
 
     Raises:
         InputError: There is no such file.
@@ -177,7 +180,17 @@ def _refuse(path: Path, why: str) -> NoReturn:
 def _parsed(raw: bytes) -> Attributions:
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
-    found = json.loads(raw.decode("utf-8", "surrogatepass"), parse_constant=_no_constant)
+    constants: list[str] = []
+
+    def noted(name: str) -> float:
+        constants.append(name)
+        return float(name)
+
+    found = json.loads(raw.decode("utf-8", "surrogatepass"), parse_constant=noted)
+    if is_inseq(found):
+        return from_inseq(found)
+    if constants:
+        raise FileFormatError(f"this is not the JSON of an attribution ({constants[0]} is not JSON)")
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise FileFormatError(f"it is not a file of format {FORMAT!r}")
     version = found.get("format_version")
@@ -207,10 +220,6 @@ def _parsed(raw: bytes) -> Attributions:
 
 def _parts(header: _Attribution) -> list[str]:
     return ["scores", "step_scores", *(f"extras.{place}" for place in range(len(header.extras)))]
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _header(item: Attribution) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whence.core.errors import InputError, ModelError, UnsupportedError, unknown_name
+from whence.core.grouping import words as word_spans
 from whence.core.tokens import Token
 from whence.text.embedders import LAYER, Embedder, embed, load_embedder
 from whence.text.encoded import check_text
@@ -23,7 +24,6 @@ from whence.text.pairing import (
     unit_vectors,
 )
 from whence.text.prompt import first_character
-from whence.text.segments import word_spans
 
 METHODS = ("softmax", "mutual")
 THRESHOLD = 1e-3

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from whence.core.errors import InputError, ModelError
+from whence.core.grouping import first_character
 from whence.text.encoded import Encoded, check_ids, encode_ids, encode_text, whole_number, whole_numbers
 
 Messages = Sequence[Mapping[str, str]]
@@ -69,14 +70,6 @@ def require_tokenizer(tokenizer: Any) -> Any:
             "whence.load(model, tokenizer=...), or give the prompt and the continuation as lists of ids."
         )
     return tokenizer
-
-
-def first_character(text: str, span: tuple[int, int]) -> int:
-    """Place of the first character of a span that is not white space (its last one if all are)."""
-    start, stop = span
-    while start < stop - 1 and text[start].isspace():
-        start += 1
-    return start
 
 
 def _listed(prompt: Any) -> Any:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from whence.core.errors import InputError
 from whence.scores import Attribution, Attributions, Check
+from whence.scores.aggregation.pipeline import described
 from whence.views.grid import BOLD, DIM, PLAIN, Grid
 from whence.views.visible import Scale, glyphs_for, visible
 
@@ -208,6 +209,8 @@ class _Page:
         if any(token.fixed for token in self.item.tokens):
             marks.append("= kept fixed, not replaced")
         yield from self._flow(marks)
+        if ops := self.item.info.get("ops", ()):
+            yield Text(self.grid.say(f"aggregated: {', '.join(described(op) for op in ops)}"), DIM)
         how = [f"{axis}s by {name}" for axis, name in self.item.reductions.items()]
         if how:
             yield Text(f"reduced for this view: {', then '.join(how)}", DIM)
