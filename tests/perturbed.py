@@ -32,7 +32,7 @@ class GameProbe:
         self.free = torch.tensor([[k not in fixed for k in range(features)]])
         self.columns = (torch.eye(len(seen)) if columns is None else columns)[None]
         self.streams = torch.zeros(1, features, dtype=torch.long)
-        self.layer_labels = ()
+        self.layer_labels, self.divergence = (), False
         self.here = self.value(torch.ones(1, features))
         self.asked: list[Any] = []
 

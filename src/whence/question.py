@@ -15,7 +15,7 @@ from whence.probe.baseline import is_several
 from whence.probe.batch import Forced
 from whence.probe.layers import find_layers
 from whence.step_functions import StepFunction, resolve_step_function, share_options
-from whence.text.contrast import Contrast
+from whence.text.contrast import Contrast, against_itself
 from whence.text.encoded import Encoded
 
 SIDES = ("source", "prefix")
@@ -160,6 +160,9 @@ def ask(
     scores = functions or [resolve_step_function(one) for one in made.defaults.get("step_scores", ())]
     scores = tuple(with_parts(scores))
     explained = [function] if made.targets is None or made.targets else []
+    alone = all(one is None for one in contrast)
+    if alone and function.name in made.against_itself and not any("contrast" in one.needs for one in scores):
+        contrast = [against_itself() for _ in contrast]
     check_contrast([*explained, *scores], contrast)
     if explained:
         check_target(function, contrast[0], deep)

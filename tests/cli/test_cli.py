@@ -107,6 +107,8 @@ def test_errors_are_one_line_with_the_way_out(arguments, message):
         ["attribute", STORY, "--continuation", " x", "--max-new-tokens", "3"],
         ["attribute", STORY, "--method", "saliency:norm=l1", "-o", "norm=l2"],
         ["attribute"],
+        ["attribute", STORY, "--align", "auto"],
+        ["attribute", STORY, "Second", "--contrast", " one"],
     ],
 )
 def test_wrong_use_is_status_2(arguments):
@@ -161,6 +163,97 @@ def test_parsing_of_options():
     assert parse_steps("prompt") == "prompt"
     with pytest.raises(whence.InputError, match="twice"):
         parse_options(["a=1", "a=2"])
+
+
+def test_contrasts_reach_the_call():
+    given = ("attribute", STORY, "--continuation", " there lived a king", "--json", "--target")
+    result = run(*given, "contrast_prob_diff", "--contrast", " there lived a queen")
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["info"]["contrast"]["evaluate"] == "main"
+    expected = whence.load("whence/stories").attribute(
+        STORY, " there lived a king", target="contrast_prob_diff", contrast=" there lived a queen"
+    )
+    assert made["scores"] == json.loads(json.dumps(expected.to_dict()))["scores"]
+    result = run(*given, "kl_divergence:top_k=9", "--contrast-source", "Once upon a day", "--step-score", "pcxmi")
+    assert result.exit_code == 0, result.output
+    info = json.loads(result.stdout)["info"]
+    assert info["contrast"]["source"].endswith("Once upon a day")
+    assert info["target_options"] == {"top_k": 9}
+    pairs = ["--contrast", " there a queen", "--align", "[[0, 0], [3, 2]]", "--evaluate", "own"]
+    info = json.loads(run(*given, "contrast_prob_diff", *pairs).stdout)["info"]
+    assert info["contrast"]["evaluate"] == "own"
+    assert info["contrast"]["foils"][0] == " there"
+
+
+def test_step_functions_are_listed_and_described():
+    listed = run("step-functions").output
+    for name in whence.STEP_FUNCTIONS:
+        assert name in listed
+    assert "Kullback-Leibler" in run("step-functions", "kl_divergence").output
+    missing = run("step-functions", "kl_divergance")
+    assert missing.exit_code == 1
+    assert "Did you mean 'kl_divergence'" in missing.output
+
+
+PLUGIN = """
+import whence
+
+
+@whence.step_function(unit="logits", merge="sum")
+def runner_up(inputs, place=1):
+    'The logit of a less probable token.'
+    return inputs.logits.topk(place + 1, dim=-1).values[..., place]
+"""
+BROKEN_PLUGIN = """
+import whence
+
+
+@whence.step_function()
+def half(inputs):
+    return inputs.logits
+"""
+
+
+def test_plugins_bring_step_functions(tmp_path):
+    """In processes of their own: what is registered stays registered."""
+    file = tmp_path / "my_functions.py"
+    file.write_text(PLUGIN, encoding="utf-8")
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "whence", *arguments, "--plugin", str(file)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    made = call("attribute", STORY, "--max-new-tokens", "2", "--target", "runner_up", "-o", "place=3", "--json",
+                "--step-score", "runner_up")  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    assert found["info"]["target_options"] == {"place": 3}
+    assert len(found["step_scores"]["runner_up"]) == 2
+    assert "The logit of a less probable token." in call("step-functions", "runner_up").stdout
+    file.write_text(BROKEN_PLUGIN, encoding="utf-8")
+    broken = call("step-functions")
+    assert broken.returncode == 1
+    assert "'half' returned a tensor of shape (2, 3, 7)" in broken.stderr
+    assert "Traceback" not in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("gone.py", None, "no file"),
+        ("two words.py", "", "no Python file"),
+        ("json.py", "", "loaded already"),
+        ("failing.py", "1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_says_why(tmp_path, name, text, message):
+    file = tmp_path / name
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    result = run("step-functions", "--plugin", str(file))
+    assert result.exit_code == 1
+    assert message in result.output
 
 
 def test_a_model_elsewhere_by_the_command_line(tmp_path, monkeypatch):

@@ -189,7 +189,7 @@ def test_components_are_saved_with_the_scores(tmp_path):
         ({"norm": "l0"}, whence.InputError, "norm is 'l1' or 'l2'"),
         ({"embedding": "self", "per_layer": True}, whence.InputError, "no layer and no head"),
         ({"mlp": "alti", "per_head": True}, whence.InputError, "an MLP belongs to no head"),
-        ({"target": "logprob"}, whence.UnsupportedError, "explains logit only"),
+        ({"target": "logprob"}, whence.UnsupportedError, "explains contrast_logits_diff or logit only"),
     ],
 )
 def test_options_that_make_no_sense(options, error, message):
@@ -207,3 +207,21 @@ def test_options_that_make_no_sense(options, error, message):
 def test_options_of_direct_logit_that_make_no_sense(options, message):
     with pytest.raises(whence.InputError, match=message):
         whence.load(tiny_model("gpt2")).attribute(PROMPT, CONTINUATION, method="direct_logit", **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", SLOW)
+def test_a_difference_of_logits_is_the_difference_of_the_scores(family, method):
+    """The last token is never read, so texts that differ in it are the same run."""
+    model = whence.load(tiny_model(family))
+    other = [*CONTINUATION[:-1], 55]
+    first, second = (model.attribute(PROMPT, text, method=method, steps=-1) for text in (CONTINUATION, other))
+    given = {"method": method, "target": "contrast_logits_diff", "steps": -1}
+    out = model.attribute(PROMPT, CONTINUATION, contrast=other, **given)
+    np.testing.assert_allclose(out.scores.values, first.scores.values - second.scores.values, atol=1e-5)
+    for name, values in out.extras.items():
+        expected = first.extras[name].values - second.extras[name].values
+        np.testing.assert_allclose(values.values, expected, atol=1e-5)
+    assert out.verified
+    with pytest.raises(whence.UnsupportedError, match="take evaluate='main'"):
+        model.attribute(PROMPT, CONTINUATION, contrast={"source": [*PROMPT[:-1], 8]}, **given)

@@ -243,3 +243,51 @@ def test_a_layer_is_refined_but_not_several_at_once():
 def test_refinements_that_make_no_sense(given, error, message):
     with pytest.raises(error, match=message):
         whence.LooSegments(hierarchical=given)
+
+
+def plain_distributions(hf, ids):
+    """The next-token distributions of the continuation's steps, by one run of the untraced model."""
+    with torch.no_grad():
+        if hf.config.is_encoder_decoder:
+            read = torch.tensor([[hf.config.decoder_start_token_id, *CONTINUATION[:-1]]])
+            logits = hf(input_ids=torch.tensor([ids]), decoder_input_ids=read).logits
+        else:
+            logits = hf(input_ids=torch.tensor([[*ids, *CONTINUATION[:-1]]])).logits
+    return logits[0, -3:].double().softmax(-1).numpy()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "marian"])
+@pytest.mark.parametrize("target", ["jsd", "kl_divergence"])
+def test_a_divergence_is_how_far_the_distributions_move_without_the_segment(family, target):
+    hf = tiny_model(family)
+    model = whence.load(hf)
+    given = {**SPAN, "target": target, "steps": [(0, 3), 0, 1, 2]}
+    out = model.attribute(PROMPT, CONTINUATION, method="loo_segments", **given)
+    full = plain_distributions(hf, PROMPT)
+    for number, group in enumerate([*SEGMENTS, [7]]):
+        q = plain_distributions(hf, [token for k, token in enumerate(PROMPT) if k not in group])
+        # What the target sees first is the run without the segment.
+        steps = (q * np.log(q / full)).sum(-1)
+        if target == "jsd":
+            middle = (full + q) / 2
+            steps = ((full * np.log(full / middle)).sum(-1) + (q * np.log(q / middle)).sum(-1)) / 2
+            assert (steps <= np.log(2)).all()
+        np.testing.assert_allclose(out.scores.values[:, number], [steps.sum(), *steps], rtol=1e-3, atol=1e-6)
+    assert (out.source.values[:, :4] >= 0).all()
+    assert out.verified
+    kept = model.attribute(
+        PROMPT,
+        CONTINUATION,
+        method="loo_segments",
+        hierarchical={"levels": [[[0, 1, 2, 3], [4, 5, 6, 7]]], "keep": 1},
+        **{**given, "steps": [(0, 3)]},
+    )
+    known = ~np.isnan(kept.scores.values)
+    assert 0 < known.sum() < 4
+    np.testing.assert_allclose(kept.scores.values[known], out.scores.values[:1][known], rtol=1e-5, atol=1e-7)
+
+
+def test_other_methods_need_a_contrast_for_a_divergence():
+    model = whence.load(tiny_model("gpt2"))
+    with pytest.raises(whence.InputError, match="jsd compares with something"):
+        model.attribute(PROMPT, CONTINUATION, method="lime", target="jsd")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import sys
 import warnings
 
 import numpy as np
@@ -27,6 +28,11 @@ CALLS = [(name, {"progress": False, **options}) for name, options in METHOD_CALL
     ("sequential_integrated_gradients", {"exact": False, "n_steps": 3, "mode": "reverse"}),
     ("jacobian_scope", {"scope": "fisher", "rank": 2}),
     ("smoothgrad", {"base": "input_x_gradient", "n_samples": 3, "segments": [[0, 1, 2], [3]], "sides": "source"}),
+    ("input_x_gradient", {"target": "contrast_prob_diff", "contrast": [5, 6], "step_scores": ["pcxmi"]}),
+    ("input_x_gradient", {"target": "contrast_prob_diff", "contrast": {"continuation": [5, 6], "evaluate": "own"}}),
+    ("occlusion", {"target": "kl_divergence:top_k=5", "contrast": {"source": "the dog sat on the mat"}}),
+    ("deeplift", {"target": "contrast_logits_diff", "contrast": [5, 6]}),
+    ("integrated_gradients", {"target": "mc_dropout_prob_avg", "rate": 0.2, "n_passes": 2, "n_steps": 2}),
 ]
 
 
@@ -60,8 +66,9 @@ def here(folder):
 @pytest.mark.parametrize(("method", "options"), CALLS)
 def test_same_scores_in_at_most_four_requests(model, here, server, method, options):
     there = model.attribute(TEXT, method=method, generate=GENERATE, **options)
-    # Generation, the baseline's rows, the clean run, the derivatives.
-    assert server.traffic.requests <= 4
+    # Generation, the baseline's rows, the clean run, the derivatives; and a run of the contrast's own.
+    constant = isinstance(options.get("contrast"), dict) and "source" in options["contrast"]
+    assert server.traffic.requests <= 4 + constant
     assert server.traffic.sent < 100_000
     local = here.attribute(TEXT, method=method, generate=GENERATE, **options)
     assert [token.id for token in there.steps] == [token.id for token in local.steps]
@@ -131,6 +138,35 @@ def test_a_step_function_of_ones_own(model, here):
 def margin(inputs):
     top = torch.topk(inputs.logits, 2, dim=-1).values
     return top[..., 0] - top[..., 1]
+
+
+def test_a_registered_step_function_of_ones_own(model, here, tmp_path, monkeypatch):
+    """A file as the command line takes it: the decorator stands above the function that is sent."""
+    from whence.cli.plugins import load_plugins
+    from whence.step_functions import STEP_FUNCTIONS
+
+    monkeypatch.setattr(STEP_FUNCTIONS, "_added", {})
+    file = tmp_path / "sent_to_a_place.py"
+    file.write_text(PLUGIN, encoding="utf-8")
+    load_plugins([file])
+    try:
+        options = {"target": "second", "places": 2, "step_scores": ["second"]}
+        a, b = (one.attribute(TEXT, [5, 6, 7], **options) for one in (model, here))
+    finally:
+        del sys.modules["sent_to_a_place"]
+    np.testing.assert_allclose(a.scores.values, b.scores.values, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(a.step_scores["second"], b.step_scores["second"], atol=1e-5, rtol=1e-4)
+
+
+PLUGIN = """
+import whence
+from torch import topk
+
+
+@whence.step_function(unit="logits", merge="sum")
+def second(inputs, places=1):
+    return topk(inputs.logits, places + 1, dim=-1).values[..., places]
+"""
 
 
 def broken(inputs):

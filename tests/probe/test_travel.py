@@ -37,6 +37,11 @@ CALLS = (
     {"method": "loo_segments", "segments": "token", "hierarchical": {"levels": [[[0, 1], [2]]], "keep": 1}},
     {"method": "flashtrace", "observe": (0, 2)},
     {"method": "occlusion", "removal": "knockout", "keep": [0]},
+    {"method": "saliency", "target": "contrast_prob_diff", "contrast": [8, 11]},
+    {"method": "saliency", "target": "jsd", "contrast": {"continuation": [8, 11], "evaluate": "own"}},
+    {"method": "occlusion", "target": "kl_divergence", "contrast": {"source": [5, 9, 7]}},
+    {"method": "occlusion", "target": "mc_dropout_prob_std", "rate": 0.2, "n_passes": 2, "removal": "delete"},
+    {"method": "deeplift", "target": "contrast_prob_diff", "contrast": [8, 11], "baseline": 12},
 )
 
 

@@ -92,6 +92,26 @@ def test_gradients_with_the_masks_held_are_finite_differences(family):
     assert exact.verified
 
 
+@pytest.mark.parametrize("removal", ["delete", "knockout"])
+def test_tokens_are_taken_out_of_every_pass(removal):
+    """A row without a token is the text without it, under the masks of the text as it stands then."""
+    model = whence.load(gpt2(attn_pdrop=0.0))
+    given = {"target": "mc_dropout_prob_avg", "n_passes": 3, "seed": 2}
+    out = model.attribute(
+        PROMPT, CONTINUATION, method="occlusion", removal=removal, keep="none", steps=0, sides="source", **given
+    )
+    whole = model.attribute(PROMPT, CONTINUATION, method="none", step_scores=["mc_dropout_prob_avg:n_passes=3"], seed=2)
+    first = float(whole.step_scores["mc_dropout_prob_avg:n_passes=3"][0])
+    rest = model.attribute(
+        PROMPT[1:], CONTINUATION, method="none", step_scores=["mc_dropout_prob_avg:n_passes=3"], seed=2
+    )
+    if removal == "delete":
+        lost = first - float(rest.step_scores["mc_dropout_prob_avg:n_passes=3"][0])
+        assert out.scores.values[0, 0] == pytest.approx(lost, rel=1e-5, abs=1e-9)
+    assert out.verified
+    assert np.abs(np.nan_to_num(out.scores.values)).max() > 1e-6
+
+
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion", "kernel_shap"])
 def test_batch_equals_each_alone(method):
     model = whence.load(tiny_model("t5", dtype=torch.float64))
@@ -126,5 +146,7 @@ def test_what_cannot_be_asked():
             model.attribute(PROMPT, CONTINUATION, **{**GIVEN, **options})
     with pytest.raises(whence.InputError, match="no target"):
         model.attribute(PROMPT, CONTINUATION, target="mc_dropout_zscore", rate=0.1)
+    with pytest.raises(whence.UnsupportedError, match="Take removal='replace' or 'delete'"):
+        model.attribute(PROMPT, CONTINUATION, method="occlusion", removal="knockout", **GIVEN)
     with pytest.raises(whence.UnsupportedError, match="Leave layer= out"):
         model.attribute(PROMPT, CONTINUATION, layer=0, **GIVEN)

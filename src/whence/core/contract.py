@@ -194,6 +194,11 @@ class Probe(Protocol):
         ...
 
     @property
+    def divergence(self) -> bool:
+        """Whether the target is how far the distribution is from that of the unchanged run, and 0 without a change."""
+        ...
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The tokens that the model reads, and those that could stand in their places; made anew on every access."""
         ...
@@ -280,6 +285,8 @@ class AbstractMethod(ABC):
         encoder_decoder: Whether it works with models that read their source with an encoder.
         targets: Step functions that it can explain; None is any. Empty: it explains no number of the output,
             and a target is refused.
+        against_itself: Step functions that compare, and that it can explain without a contrast: compared is with the
+            unchanged run.
         defaults: What ``target``, ``segments``, ``steps``, ``sides``, ``step_scores`` mean for it when the user
             does not say, where that is not what it is for all others.
     """
@@ -298,6 +305,7 @@ class AbstractMethod(ABC):
     layer: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = True
     targets: ClassVar[frozenset[str] | None] = None
+    against_itself: ClassVar[frozenset[str]] = frozenset()
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     @property

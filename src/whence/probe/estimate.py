@@ -136,6 +136,11 @@ class DryProbe:
         return self.probe.unit
 
     @property
+    def divergence(self) -> bool:
+        """Whether the target is a divergence from the unchanged run."""
+        return self.probe.divergence
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """The tokens of the real probe."""
         return self.probe.vocabulary

@@ -35,6 +35,7 @@ class Foil:
         beside: The contrast's own rows, where they are explained with the main ones (see `whence.probe.beside`).
         keep: How many of the last positions of the last stream of those rows need logits.
         record: For each sequence, plain data on what is compared.
+        itself: The contrast is the unchanged run itself.
     """
 
     ids: Int[Tensor, "example step"]
@@ -43,6 +44,7 @@ class Foil:
     beside: Mapping[str, Any] | None = None
     keep: int = 0
     record: tuple[Mapping[str, Any], ...] = ()
+    itself: bool = False
 
     def only_paired(
         self, function: StepFunction, steps: Float[Tensor, "example step"]
@@ -98,9 +100,9 @@ def find_foils(
         for step, partner in enumerate(one.partners):
             if partner is not None:
                 ids[row, step], paired[row, step] = one.text.ids[partner], True
-    found = Foil(
-        ids, paired, record=tuple(_record(*each) for each in zip(pairings, contrasts, batch.sequences, strict=True))
-    )
+    itself = all(one.continuation is None and one.source is None for one in contrasts)
+    record = tuple(_record(*each) for each in zip(pairings, contrasts, batch.sequences, strict=True))
+    found = Foil(ids, paired, record=record, itself=itself)
     if first.evaluate == "main":
         return batch, found
     others = [_other(model, *each) for each in zip(batch.sequences, pairings, strict=True)]

@@ -22,7 +22,7 @@ from whence.core.contract import (
     Zeroed,
     Zeroing,
 )
-from whence.core.errors import ModelError
+from whence.core.errors import ModelError, UnsupportedError
 from whence.core.tokens import Token
 from whence.models.model import Model
 from whence.probe.baseline import Baseline, replaceable
@@ -119,11 +119,17 @@ class ModelProbe:
 
         Raises:
             UnknownNameError: No site of a name.
+            UnsupportedError: The target compares with another run, and a fold sees one.
         """
+        if self.foil is not None and (self.foil.logits is not None or self.foil.beside is not None):
+            raise UnsupportedError(
+                f"contrast: the parts of {self.target.name} are found in one run; take evaluate='main' in contrast."
+            )
         found = [stage_data(self.model.architecture, stage) for stage in stages]
+        reads = [one for stage in found for one in stage["leaves"]]
         return self.model.run(
             fold_stages,
-            run=run_data(self.model, self.batch, reads=[one for stage in found for one in stage["leaves"]]),
+            run={**run_data(self.model, self.batch, reads=reads), "foil": self.target_run()["foil"]},
             stages=found,
             step=step,
             data=dict(data),
@@ -289,6 +295,11 @@ class ModelProbe:
     def unit(self) -> str:
         """Unit of the target."""
         return self.target.unit
+
+    @property
+    def divergence(self) -> bool:
+        """Whether the target is how far the distribution is from that of the unchanged run, and 0 without a change."""
+        return self.foil is not None and self.foil.itself
 
     @property
     def vocabulary(self) -> Vocabulary:

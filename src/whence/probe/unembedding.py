@@ -14,7 +14,7 @@ from whence.models.norms import norm_form, norm_scale, wide, without_mean
 from whence.probe.branches import pick
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 # Rows of the identity that go through the head at once.
@@ -25,6 +25,8 @@ def token_directions(
     model: Any, run: dict[str, Any], like: Float[Tensor, "batch position unit"]
 ) -> tuple[Float[Tensor, "batch step unit"], Float[Tensor, "batch step"]]:
     """The vector whose product with the head's input is the logit of each step's token, and the head's bias.
+
+    Where steps have a foil in the same run, less those of the foil.
 
     The head itself is asked, on the rows of the identity: its weights may be quantised, or in another process.
 
@@ -37,11 +39,21 @@ def token_directions(
         Vectors and biases, in float32 or better.
     """
     head = resolve(model, run["unembed"])
-    ids = run["target_ids"].to(like.device)
-    bias = wide(head(torch.zeros_like(like[:1, :1]))[0, 0][ids])
+    signed = signed_ids(run, like.device)
+    zero = head(torch.zeros_like(like[:1, :1]))[0, 0]
+    bias = torch.stack([sign * wide(zero[ids]) for sign, ids in signed]).sum(0)
     units = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
-    rows = torch.cat([wide(head(part[None])[0][:, ids.flatten()]) for part in units.split(_ROWS)])
-    return rows.T.unflatten(0, ids.shape) - bias[..., None], bias
+    rows = []
+    for part in units.split(_ROWS):
+        made = head(part[None])[0]
+        rows.append(torch.stack([sign * wide(made[:, ids.flatten()]) for sign, ids in signed]).sum(0))
+    return torch.cat(rows).T.unflatten(0, bias.shape) - bias[..., None], bias
+
+
+def signed_ids(run: dict[str, Any], device: Any) -> list[tuple[int, Int[Tensor, "batch step"]]]:
+    """The tokens whose logits are added up at each step: its own, and with a minus its foil."""
+    own = [(1, run["target_ids"].to(device))]
+    return own if run["foil"] is None else [*own, (-1, run["foil"]["ids"].to(device))]
 
 
 def through_final_norm(
@@ -92,7 +104,8 @@ def final_scales(
 
 
 def step_logits(run: dict[str, Any], logits: Float[Tensor, "batch position vocab"]) -> Float[Tensor, "batch step"]:
-    """The number that stands for each step's token among logits of the last positions."""
+    """The number that stands for each step's token among logits of the last positions, less that of its foil."""
     places = run["query"] - (run["length"] - logits.shape[1])
-    ids = run["target_ids"].to(logits.device)
-    return wide(pick(logits, places, 1).gather(-1, ids[..., None]).squeeze(-1))
+    chosen = wide(pick(logits, places, 1))
+    parts = [sign * chosen.gather(-1, ids[..., None]).squeeze(-1) for sign, ids in signed_ids(run, logits.device)]
+    return torch.stack(parts).sum(0)

@@ -61,6 +61,7 @@ def remove_features(
             found = probe.model.run(respond_deleted, masks=tokens, least=least_inputs(probe), **shared)
         else:
             require_heads(probe.anatomy, heads)
+            require_patterns(probe)
             require_sight(probe, examples, tokens)
             found = probe.model.run(
                 respond_cut_off,
@@ -183,6 +184,20 @@ def require_heads(anatomy: Anatomy, heads: Sequence[int] | None) -> None:
         for head in heads or ():
             if not -count <= head < count:
                 raise InputError(f"heads: there is no head {head}; the {stack} has {count} (0 to {count - 1}).")
+
+
+def require_patterns(probe: ModelProbe) -> None:
+    """Nothing else may change the attention in which features are knocked out.
+
+    Raises:
+        UnsupportedError: The target needs runs whose attention patterns lose values.
+    """
+    beside = probe.target_run()["beside"] or {}
+    if any(one["grid"] == "pair" for one in beside.get("leaves", ())):
+        raise UnsupportedError(
+            f"removal='knockout' changes the attention whose patterns lose values for {probe.target.name}. "
+            "Take removal='replace' or 'delete'."
+        )
 
 
 def require_sight(probe: ModelProbe, examples: Int[Tensor, " row"], tokens: list[Bool[Tensor, "row position"]]) -> None:

@@ -41,6 +41,11 @@ class Contrast:
     grad: str = "main"
 
 
+def against_itself() -> Contrast:
+    """The unchanged run as a constant to compare changed runs with."""
+    return Contrast(evaluate="own")
+
+
 def parse_contrast(given: Any) -> Contrast:
     """Read a contrast.
 

@@ -19,7 +19,7 @@ class ALTILogit(AbstractMethod):
     the logit (`direct_logit`), shared out among the tokens that position j is made of by then (`alti`). Signed, in
     logits, additive. With the components (``extras``, as for `direct_logit`) the scores sum to the logit; the check
     ``logit`` says how nearly. How a position is made up is measured by lengths, so that the sign is that of the last
-    step alone.
+    step alone. With ``target="contrast_logits_diff"`` all of it is about the token's logit less that of a foil.
 
     Source: Ferrando et al. 2023, section 3.2.
 
@@ -47,7 +47,7 @@ class ALTILogit(AbstractMethod):
     additive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
     view: ClassVar[Mapping[str, str]] = {"layer": "sum", "head": "sum", "unit": "sum"}
-    targets: ClassVar[frozenset[str] | None] = frozenset({"logit"})
+    targets: ClassVar[frozenset[str] | None] = frozenset({"contrast_logits_diff", "logit"})
     defaults: ClassVar[Mapping[str, object]] = {"target": "logit"}
 
     def __post_init__(self) -> None:

@@ -20,7 +20,8 @@ class DirectLogit(AbstractMethod):
     norm, its statistics held. Signed, in logits, additive. With the components (``extras``: ``embedding``,
     ``attention_bias``, ``mlp``, ``final_norm_bias``, ``unembed_bias``, and ``after_unembed``, which is what a soft
     cap takes away or a bias adds) the scores sum to the logit; the check ``logit`` says how nearly. What reaches a
-    token's position in earlier layers is counted as that token's; `alti_logit` follows it to the input.
+    token's position in earlier layers is counted as that token's; `alti_logit` follows it to the input. With
+    ``target="contrast_logits_diff"`` all of it is about the token's logit less that of a foil.
 
     Source: Ferrando et al. 2023, section 3.1.
 
@@ -43,7 +44,7 @@ class DirectLogit(AbstractMethod):
     additive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
     view: ClassVar[Mapping[str, str]] = {"layer": "sum", "head": "sum", "unit": "sum"}
-    targets: ClassVar[frozenset[str] | None] = frozenset({"logit"})
+    targets: ClassVar[frozenset[str] | None] = frozenset({"contrast_logits_diff", "logit"})
     defaults: ClassVar[Mapping[str, object]] = {"target": "logit"}
 
     def __post_init__(self) -> None:

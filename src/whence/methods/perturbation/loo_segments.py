@@ -20,7 +20,10 @@ class LooSegments(AbstractMethod):
     sentences of the source are deleted, and the whole continuation is one number. A fact that stands in two
     sentences is not lost without either, and both get little.
 
-    Source: Cohen-Wang et al. 2024, section 4 (as a baseline there).
+    With ``target="jsd"`` and no contrast the score is how far the next-token distributions move without the segment,
+    ``sum over steps of JSD(P(full), P(without i))``, in [0, ln 2] nats per step, whichever token stands there.
+
+    Source: Cohen-Wang et al. 2024, section 4 (as a baseline there); with ``"jsd"``: Li et al. 2025 (ARC-JSD).
 
     Attributes:
         removal: ``"delete"`` takes the segment's tokens out and numbers the positions of the others anew;
@@ -40,11 +43,12 @@ class LooSegments(AbstractMethod):
     name: ClassVar[str] = "loo_segments"
     title: ClassVar[str] = "what the whole answer loses without each sentence"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.EMBEDDINGS, Need.LOGITS})
-    cites: ClassVar[tuple[str, ...]] = ("cohenwang2024",)
+    cites: ClassVar[tuple[str, ...]] = ("cohenwang2024", "li2025")
     cost: ClassVar[str] = "(K + 2)F"
     additive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
     layer: ClassVar[bool] = True
+    against_itself: ClassVar[frozenset[str]] = frozenset({"jsd", "kl_divergence"})
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = "dedicated"
     defaults: ClassVar[Mapping[str, Any]] = {
         "target": "logprob",

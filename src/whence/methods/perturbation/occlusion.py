@@ -21,6 +21,9 @@ class Occlusion(AbstractMethod):
     model answers for all steps, as what is removed later than a step does not touch it. Scores do not sum to
     anything: where two features say the same, taking away either changes nothing, and both get 0.
 
+    With ``target="jsd"`` or ``"kl_divergence"`` and no contrast, the score is how far the next-token distribution moves
+    without the feature.
+
     With windows a feature's score is the mean over the windows that hold it, of what is lost without the window.
 
     Source: Zeiler and Fergus 2014, section 4.2; on words, Li et al. 2016.
@@ -50,6 +53,7 @@ class Occlusion(AbstractMethod):
     additive: ClassVar[bool] = True
     signed: ClassVar[bool] = True
     layer: ClassVar[bool] = True
+    against_itself: ClassVar[frozenset[str]] = frozenset({"jsd", "kl_divergence"})
     auto_baseline: ClassVar[Literal["dedicated", "zero"] | None] = "dedicated"
 
     def __post_init__(self) -> None:

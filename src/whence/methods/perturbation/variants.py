@@ -38,7 +38,8 @@ def removed_values(
         heads: Heads in which they are knocked out; None is all.
 
     Returns:
-        For each example, the values of its rows, in float64.
+        For each example, the values of its rows, in float64; of a divergence the negative, so that what is lost without
+        a feature is how far the distributions move.
     """
     import torch
 
@@ -51,7 +52,8 @@ def removed_values(
         layers=layers,
         heads=heads,
     )
-    parts = np.split(values.double().numpy(), np.cumsum(counts)[:-1])
+    signed = -values if probe.divergence else values
+    parts = np.split(signed.double().numpy(), np.cumsum(counts)[:-1])
     return [part[where.reshape(-1)] for part, (_, where) in zip(parts, found, strict=True)]
 
 
