@@ -50,6 +50,20 @@ def test_it_says_what_was_asked_and_answers() -> None:
     assert not re.search(" $", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize("width", [24, 80])
+def test_it_says_what_was_compared(width: int) -> None:
+    contrast = {"source": "He left " * 200, "continuation": " because he was ill", "attributed": "both runs together"}
+    text = shown(make(contrast=contrast), width=width)
+    plain = " ".join(text.split())
+    assert "compared with another source and another continuation; the scores are about both runs together:" in plain
+    assert "because he was ill" in plain
+    assert 40 < plain.count("He left") < 60
+    assert lines_fit(text, width)
+    itself = shown(make(contrast={"source": None, "continuation": None, "attributed": "this text's run"}))
+    assert "compared with the unchanged run" in itself
+    assert "compared" not in shown(make())
+
+
 def test_the_table_holds_every_score() -> None:
     item = make()
     text = shown(item, width=200)

@@ -24,6 +24,7 @@ Layout = Literal["auto", "table", "list"]
 
 # Reversed, not red: it stands out in every terminal and for every eye.
 ALARM = Style(bold=True, reverse=True)
+LONGEST = 400
 MARKED = 5
 
 
@@ -183,6 +184,21 @@ class _Page:
         steps = self.item.steps[: len(self.grid.numbers)]
         output = visible("".join(token.text for token in steps), self.grid.glyphs, running=True)
         yield from self._indented(Text(output.lstrip(" ")))
+        yield from self._contrast()
+
+    def _contrast(self) -> Iterator[Text]:
+        """What the target was compared with, and which of the runs the scores are about."""
+        contrast = self.item.info.get("contrast")
+        if not contrast:
+            return
+        parts = [(name, contrast.get(name)) for name in ("source", "continuation")]
+        said = [(name, text) for name, text in parts if text]
+        names = " and ".join(f"another {name}" for name, _ in said) or "the unchanged run"
+        yield Text(f"compared with {names}; the scores are about {contrast.get('attributed', 'this run')}:", DIM)
+        for _, text in said:
+            # The end is where it differs, or what comes before the answer.
+            cut = f"{self.grid.glyphs.ellipsis} " if len(text) > LONGEST else ""
+            yield from self._indented(Text(cut + visible(text[-LONGEST:], self.grid.glyphs, running=True).lstrip(" ")))
 
     def _indented(self, text: Text) -> Iterator[Text]:
         text.rstrip()
