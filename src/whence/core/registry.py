@@ -49,14 +49,15 @@ class Registry(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name in self._added:
             return self._added[name]
-        paths = self.paths()
+        # Looking for plug-ins reads the metadata of every installed package, and they never replace an own entry.
+        paths = self._table if name in self._table else self.paths()
         if name not in paths:
             raise unknown_name(self.kind, name, paths)
         module, _, attribute = paths[name].partition(":")
         return getattr(import_module(module), attribute)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.paths()
+        return name in self._table or name in self.paths()
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self.paths()))
