@@ -59,7 +59,8 @@ def forward_rows(
     """
     call = {name: value[examples] for name, value in run["inputs"].items()}
     if run["keep"] is not None:
-        call["logits_to_keep"] = run["keep"]
+        # Where nobody wants logits, one position is the least that can be asked for.
+        call["logits_to_keep"] = run["keep"] if answers else 1
     values, memory = [], {}
     hidden = logits = None
     places = leaves if pairs is None else sorted([*leaves, *pairs["bends"]], key=leaf_order)
