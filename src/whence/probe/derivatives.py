@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from whence.probe.probe import ModelProbe
 
 # A comparison of both modes costs about two forward passes: unnoticed beside this many columns.
-_ADJOINT_COLUMNS = 16
+ADJOINT_COLUMNS = 16
 
 
 def take_derivatives(
@@ -61,7 +61,7 @@ def take_derivatives(
     if plan.mode == "forward" and probe.mode == "auto" and not alone:
         second = _sized(probe, "reverse", paths, len(pairs), probe.columns.shape[1], rules)
         otherwise = {"mode": "reverse", "rows": second.rows, "products": second.products}
-    adjoint = probe.thorough or plan.mode == "forward" or probe.columns.shape[1] >= _ADJOINT_COLUMNS
+    adjoint = probe.thorough or plan.mode == "forward" or probe.columns.shape[1] >= ADJOINT_COLUMNS
     with Progress("derivatives", plan.forwards + plan.derivatives) as bar:
         found = probe.model.run(
             differentiate,
