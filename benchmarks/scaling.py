@@ -252,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     block = markdown(points, found, given.repeats)
     if given.plot is not None:
         given.plot.write_text(picture(panels(points)), encoding="utf-8")
+        if given.write is not None and given.plot.parent == given.write.parent:
+            block += f"\n\n![Time and memory along every axis]({given.plot.name})"
     figures = {"machine": found, "points": [asdict(point) for point in points], "exponents": exponents(points)}
     report.keep(block, "scaling", figures, json_file=given.json, page=given.write)
 

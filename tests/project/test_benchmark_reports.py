@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from benchmarks import bench_models, memory, report, scaling
 from benchmarks.bench_models import make_model, make_text, word_tokenizer
 from benchmarks.plot import Panel, exponent, picture
+from rules import ROOT
 
 
 @settings(deadline=None, max_examples=25)
@@ -69,6 +70,13 @@ def test_writing_twice_is_writing_once(before, after, block):
 def test_page_without_marks_is_refused(page):
     with pytest.raises(ValueError, match="each once"):
         report.written(page.format(*report.marks("speed")), "new", "speed")
+
+
+@pytest.mark.parametrize("name", ["limit", "memory", "peers", "scaling", "startup"])
+def test_the_page_of_performance_has_a_place_for_every_table(name):
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert "| new |" in report.written(page, "| new |", name)
+    assert f"benchmarks.{name} --write" in page
 
 
 def test_table_has_a_cell_for_every_head():
