@@ -13,7 +13,7 @@ import whence
 from benchmarks import by_hand, internals_by_hand
 from benchmarks.bench_models import Text
 from whence.methods.perturbation.masks import random_masks, with_ends
-from whence.probe.derivatives import ADJOINT_COLUMNS
+from whence.probe.derivatives import ADJOINT_PRODUCTS
 from whence.probe.plan import PRODUCTS
 
 COMPARED: Mapping[str, Any] = {"baseline": "unk", "keep": "none"}
@@ -93,11 +93,11 @@ def ends(setting: Setting) -> object:
     return by_hand.removed(bare, low, torch.tensor([[False], [True]]).expand(2, len(bare.ids)).to(low.device), 2)
 
 
-def other_mode(setting: Setting) -> object:
-    """A derivative in forward mode, where whence compares both modes by default."""
-    bare = setting.bare()
-    if bare.steps < ADJOINT_COLUMNS:
+def other_mode(setting: Setting, products: int) -> object:
+    """A derivative in forward mode, where so many products have whence compare both modes."""
+    if products < ADJOINT_PRODUCTS:
         return None
+    bare = setting.bare()
     here = by_hand.embeddings(bare)
     return by_hand.tangents(bare, here, here)
 
@@ -177,23 +177,31 @@ def make_rows(source: int, points: int) -> dict[str, Row]:
     def several(*parts: Check) -> Check:
         return lambda setting: [part(setting) for part in parts]
 
+    def both_modes(setting: Setting) -> object:
+        return other_mode(setting, len(setting.text.generated))
+
+    def both_modes_on_path(setting: Setting) -> object:
+        return other_mode(setting, len(setting.text.generated) * points)
+
     return {
         "saliency": Row(
-            {"method": "saliency"}, lambda s, r: steps_gradient("saliency", s, r), several(clean_pass, other_mode)
+            {"method": "saliency"}, lambda s, r: steps_gradient("saliency", s, r), several(clean_pass, both_modes)
         ),
         "input_x_gradient": Row(
             {"method": "input_x_gradient"},
             lambda s, r: steps_gradient("input_x_gradient", s, r),
-            several(clean_pass, other_mode),
+            several(clean_pass, both_modes),
         ),
         "integrated_gradients": Row(
-            method, lambda s, r: path(s, r, n_steps=points), several(clean_pass, ends, other_mode)
+            method, lambda s, r: path(s, r, n_steps=points), several(clean_pass, ends, both_modes_on_path)
         ),
         "saliency, one span": Row(
             {"method": "saliency", **span}, lambda s, r: span_gradient("saliency", s, r), clean_pass
         ),
         "integrated_gradients, one span": Row(
-            {**method, **span}, lambda s, r: path(s, r, n_steps=points, span=True), several(clean_pass, ends)
+            {**method, **span},
+            lambda s, r: path(s, r, n_steps=points, span=True),
+            several(clean_pass, ends, lambda s: other_mode(s, points)),
         ),
         "integrated_gradients, 4 segments": Row(
             {**method, **four, "mode": "forward"},
