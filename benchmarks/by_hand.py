@@ -137,13 +137,14 @@ def whole_span(bare: Bare) -> Float[Tensor, "1 step"]:
 def saliency(bare: Bare, products: int, columns: Tensor) -> Float[np.ndarray, "column position"]:
     """The norm of every gradient."""
     found = gradients(bare, embeddings(bare), columns, products)
-    return torch.cat([grad[:, 0].norm(dim=-1) for grad in found]).cpu().numpy()
+    return torch.cat([grad[:, 0].norm(dim=-1) for grad in found]).double().cpu().numpy()
 
 
 def input_x_gradient(bare: Bare, products: int, columns: Tensor) -> Float[np.ndarray, "column position"]:
     """The product of every gradient with its embedding."""
     here = embeddings(bare)
-    return torch.cat([(grad[:, 0] * here).sum(-1) for grad in gradients(bare, here, columns, products)]).cpu().numpy()
+    found = gradients(bare, here, columns, products)
+    return torch.cat([(grad[:, 0] * here).sum(-1) for grad in found]).double().cpu().numpy()
 
 
 def path_gradients(

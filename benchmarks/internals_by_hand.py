@@ -24,7 +24,7 @@ def attention(model: Any, ids: Int[Tensor, " position"], steps: int) -> Float[np
         out = model(input_ids=ids[None], output_attentions=True, use_cache=False, logits_to_keep=1)
     # [layer, head, query, key]
     found = torch.stack([weights[0, :, -steps:] for weights in out.attentions])
-    return found.permute(2, 3, 0, 1).cpu().numpy()
+    return found.permute(2, 3, 0, 1).double().cpu().numpy()
 
 
 def value_zeroing(

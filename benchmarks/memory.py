@@ -208,7 +208,7 @@ def command() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write what was asked for."""
     given = parsed(command(), arguments)
-    calls, found = calls_of(given), report.machine(given.device)
+    calls, found = calls_of(given), report.machine(given.device, given.dtype)
     with checkpoints(given) as kept:
         folder = Path(kept)
         if given.alone is not None:

@@ -244,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parsed(command(), arguments)
     given.points = given.points or (5 if given.quick else 50)
     lengths = given.lengths or (["8+6"] if given.quick else ["64+32", "16+256"])
-    found, lines = report.machine(given.device), []
+    found, lines = report.machine(given.device, given.dtype), []
     with checkpoints(given) as kept:
         folder = Path(kept)
         for case in (Case(model, *map(int, one.split("+"))) for model in given.model for one in lengths):

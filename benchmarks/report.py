@@ -49,15 +49,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---|" + "---:|" * (len(head) - 1), *lines[1:]])
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine(device: str, dtype: str) -> dict[str, Any]:
     """The machine and the versions that figures belong to.
 
     Args:
         device: Where the models ran.
+        dtype: In which floating-point type.
     """
     import torch
 
-    found: dict[str, Any] = {"processor": _processor(), "threads": torch.get_num_threads(), "load": _load()}
+    found: dict[str, Any] = {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "load": _load(),
+        "dtype": dtype,
+    }
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(device)
     found["versions"] = {name: number for name in PACKAGES if (number := _version(name))}
@@ -70,7 +76,7 @@ def machine_note(found: Mapping[str, Any]) -> str:
     where = found.get("gpu") or f"{found['processor']}, {found['threads']} threads"
     numbers = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     load = "" if found["load"] is None else f"; load {found['load']:.1f} before the run"
-    return f"{where}{load}. {numbers}."
+    return f"{where}; {found['dtype']}{load}. {numbers}."
 
 
 def _processor() -> str:

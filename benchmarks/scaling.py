@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, draw, and write what was asked for."""
     given = parsed(command(), arguments)
     values = QUICK if given.quick else VALUES
-    found, points = report.machine(given.device), []
+    found, points = report.machine(given.device, given.dtype), []
     with checkpoints(given) as kept:
         folder = Path(kept)
         for name in given.model:

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = command().parse_args(arguments)
     if given.repeats < 1:
         command().error("--repeats must be at least 1")
-    found = report.machine(given.device)
+    found = report.machine(given.device, given.dtype)
     things = starts(given.model, given.device, given.dtype)
     repeats = 1 if given.quick else given.repeats
     lines = measure(things[:-1] if given.quick else things, repeats)

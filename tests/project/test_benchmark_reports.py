@@ -92,7 +92,7 @@ def test_numbers_are_short():
 
 
 def test_the_machine_is_named_without_its_paths():
-    note = report.machine_note(report.machine("cpu"))
+    note = report.machine_note(report.machine("cpu", "float32"))
     assert f"torch {torch.__version__}" in note
     assert "/" not in note
 
@@ -118,7 +118,13 @@ def test_picture_has_every_point_and_name():
         picture([])
 
 
-MACHINE = {"processor": "a machine", "threads": 2, "load": None, "versions": {"whence": "1", "python": "3"}}
+MACHINE = {
+    "processor": "a machine",
+    "threads": 2,
+    "load": None,
+    "dtype": "float32",
+    "versions": {"whence": "1", "python": "3"},
+}
 
 
 def test_an_estimate_is_near_within_a_quarter():

@@ -19,7 +19,13 @@ from benchmarks.peer_rows import Row, captum_rows, inseq_rows
 
 SOURCE, GENERATED, POINTS = 9, 18, 4
 COMMANDS = ("limit", "memory", "peers", "scaling", "startup")
-MACHINE = {"processor": "a machine", "threads": 2, "load": None, "versions": {"whence": "1", "python": "3"}}
+MACHINE = {
+    "processor": "a machine",
+    "threads": 2,
+    "load": None,
+    "dtype": "float32",
+    "versions": {"whence": "1", "python": "3"},
+}
 
 
 @pytest.fixture(scope="module")
