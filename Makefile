@@ -2,7 +2,7 @@
 #
 # VENV=DIR      use another environment than .venv
 # PYTHON=NAME   make it with another Python
-# ARGS='...'    options for pytest (make test) or for whence attribute (make demo)
+# ARGS='...'    options for pytest (make test), for whence attribute (make demo) or for the benchmarks (make bench)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,6 +10,7 @@ SITE ?= site
 JOBS ?= 2
 NDIF ?= $(VENV)/ndif
 PETALS ?= $(VENV)/petals
+BENCH ?= $(VENV)/bench
 STORIES := src/whence/models/bundled/checkpoints/stories
 ARGS ?=
 
@@ -18,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PINS := pyproject.toml constraints/dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ndif test-petals lint format types docs tutorials evidence parity wheel-test clean
+.PHONY: help demo test test-ndif test-petals lint format types docs tutorials evidence parity bench-env bench wheel-test clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +71,15 @@ evidence: $(VENV)/.installed ## measure all methods on texts with known evidence
 parity: $(VENV)/.dev ## compare all methods on all places that run here, and keep the table of the documentation
 	$(BIN)/python -m benchmarks.parity --write docs/parity.json $(ARGS)
 
+bench-env: $(BENCH)/.peers ## make an environment of its own with whence, Inseq and Captum
+
+bench: $(BENCH)/.peers ## measure speed and memory, and write the tables in docs/performance.md; takes hours
+	$(BENCH)/bin/python -m benchmarks.startup --write docs/performance.md
+	$(BENCH)/bin/python -m benchmarks.limit --write docs/performance.md $(ARGS)
+	$(BENCH)/bin/python -m benchmarks.scaling --write docs/performance.md --plot docs/scaling.svg $(ARGS)
+	$(BENCH)/bin/python -m benchmarks.memory --write docs/performance.md $(ARGS)
+	$(BENCH)/bin/python -m benchmarks.peers --write docs/performance.md $(ARGS)
+
 wheel-test: $(VENV)/.dev ## build the wheel and use it in an environment of its own
 	scripts/check_wheel.sh $(BIN)/python
 
@@ -91,6 +101,12 @@ $(VENV)/.installed: $(VENV)/.made $(PINS)
 
 $(VENV)/.dev: $(VENV)/.made $(PINS)
 	$(INSTALL) --editable '.[align,dev,petals,quantized,server]'
+	@touch $@
+
+$(BENCH)/.peers: $(VENV)/.made $(PINS)
+	$(PYTHON) -m venv "$(BENCH)"
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints/dev.txt \
+		--editable . 'inseq[sklearn]==0.7.1' 'captum==0.9.0' 'nltk>=3.9'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.made $(PINS)

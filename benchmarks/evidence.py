@@ -21,6 +21,7 @@ import numpy as np
 
 import whence
 from benchmarks.ranking import Interval, gold_rank, mean_reciprocal_rank, top_share
+from benchmarks.report import written
 from whence.core.progress import Progress
 from whence.models import bundled
 
@@ -29,7 +30,6 @@ EPILOG = """examples:
   python -m benchmarks.evidence --model whence/stories --examples 20 --methods saliency
   python -m benchmarks.evidence --write README.md --json evidence.json
 """
-START, STOP = "<!-- evidence:start -->", "<!-- evidence:end -->"
 BASELINES = ("nearest", "random")
 MODELS = tuple(f"whence/{name}" for name in bundled.NAMES)
 # What all methods are asked alike, whatever is usual for one of them: a score for every token and every step.
@@ -244,23 +244,6 @@ def _percent(share: Interval) -> str:
     return f"{share.mean:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
-def written(text: str, block: str) -> str:
-    """A page with what stands between the marks replaced.
-
-    Args:
-        text: The page.
-        block: What is to stand there.
-
-    Raises:
-        ValueError: The page does not have each mark exactly once, in order.
-    """
-    before, start, rest = text.partition(START)
-    _, stop, after = rest.partition(STOP)
-    if not start or not stop or START in rest or STOP in after:
-        raise ValueError(f"the page needs {START} and, after it, {STOP}, each once")
-    return f"{before}{START}\n{block}\n{STOP}{after}"
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = argparse.ArgumentParser(
@@ -299,7 +282,7 @@ def main() -> None:
         given.json.write_text(json.dumps([asdict(one) for one in figures], indent=1) + "\n", encoding="utf-8")
     if given.write is not None:
         page = given.write.read_text(encoding="utf-8")
-        given.write.write_text(written(page, block), encoding="utf-8")
+        given.write.write_text(written(page, block, "evidence"), encoding="utf-8")
 
 
 if __name__ == "__main__":

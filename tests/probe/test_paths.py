@@ -7,6 +7,7 @@ import torch
 
 import whence
 from tiny_models import tiny_model
+from whence.probe import derivatives
 from whence.probe.totals import add_row, finish, new_result, start_totals
 
 PROMPT, CONTINUATION = [7, 21, 9], list(range(20, 36))
@@ -23,13 +24,24 @@ CALLS = [
 @pytest.mark.parametrize(("method", "options"), CALLS)
 @pytest.mark.parametrize("family", ["qwen2", "t5"])
 @pytest.mark.parametrize("mode", ["reverse", "auto"])
-def test_both_modes_agree_at_the_last_point(family, method, options, mode):
-    """With so many steps one product more goes unnoticed, so both modes are compared."""
+def test_both_modes_agree_at_the_last_point(family, method, options, mode, monkeypatch):
+    monkeypatch.setattr(derivatives, "ADJOINT_PRODUCTS", 1)
     model = whence.load(tiny_model(family, dtype=torch.float64))
     out = model.attribute(PROMPT, CONTINUATION, method=method, target="logit", mode=mode, **options)
     passed = {check.name: check.passed for check in out.checks}
     assert passed["adjoint"]
     assert passed["no-op"]
+
+
+@pytest.mark.parametrize(("points", "compared"), [(5, True), (4, False)])
+def test_modes_are_compared_where_that_is_little_beside_the_products(points, compared):
+    model = whence.load(tiny_model("llama"))
+    options = {"method": "integrated_gradients", "n_steps": points, "baseline": "mean", "mode": "reverse"}
+    # 16 steps; two texts have twice as many products and twice as many comparisons.
+    for prompt, continuation in ((PROMPT, CONTINUATION), ([PROMPT] * 2, [CONTINUATION] * 2)):
+        out = model.attribute(prompt, continuation, **options)
+        for one in out if isinstance(out, whence.Attributions) else [out]:
+            assert ("adjoint" in {check.name for check in one.checks}) == compared
 
 
 def question(reduce, count, sampled=True):

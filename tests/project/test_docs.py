@@ -138,9 +138,9 @@ def test_readme_has_the_figures_of_every_method():
 
 
 def test_readme_marks_are_those_the_benchmark_writes_between():
-    from benchmarks.evidence import written
+    from benchmarks.report import written
 
-    page = written(README, "new table")
+    page = written(README, "new table", "evidence")
     assert "new table" in page
     assert "held-out examples" not in page
 

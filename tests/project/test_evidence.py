@@ -7,7 +7,7 @@ import pytest
 
 import whence
 from benchmarks import evidence
-from benchmarks.evidence import START, STOP, Case, Figures, cases, markdown, written
+from benchmarks.evidence import Case, Figures, cases, markdown
 from benchmarks.ranking import Interval, gold_rank, mean_reciprocal_rank, top_share
 from tiny_models import tiny_model
 from whence.models.bundled import Determined, Example, Span
@@ -131,18 +131,6 @@ def test_table_ranks_methods_and_puts_baselines_last():
     assert "80% [75, 85] | 80% | 0.80" in lines[2]
     assert "7 held-out examples" in lines[-1]
     assert "1,234" in lines[-1]
-
-
-def test_page_is_written_between_its_marks():
-    page = f"before\n{START}\nold\n{STOP}\nafter\n"
-    assert written(page, "new") == f"before\n{START}\nnew\n{STOP}\nafter\n"
-    assert written(written(page, "new"), "new") == written(page, "new")
-
-
-@pytest.mark.parametrize("page", ["", START, STOP, f"{STOP}{START}", f"{START}{STOP}{START}{STOP}"])
-def test_page_without_marks_is_refused(page):
-    with pytest.raises(ValueError, match="each once"):
-        written(page, "new")
 
 
 def test_options_have_defaults_that_exist():

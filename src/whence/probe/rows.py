@@ -62,7 +62,8 @@ def forward_rows(
     """
     call = called(run, examples)
     if run["keep"] is not None:
-        call["logits_to_keep"] = run["keep"]
+        # Where nobody wants logits, one position is the least that can be asked for.
+        call["logits_to_keep"] = run["keep"] if answers else 1
     values, memory = [], {}
     hidden = logits = None
     more = noise_leaves(run) if pairs is None else pairs["bends"]

@@ -56,8 +56,6 @@ def zero_values(
         far the patterns are from mixing the values as the model does; None for a stream without such leaves.
     """
     count = run["query"].shape[0]
-    # Nobody wants logits: one position is the least that can be asked for.
-    run = {**run, "keep": None if run["keep"] is None else 1}
     parts = torch.arange(count).split(chunk)
     clean, gaps = join_clean([clean_states(model, run, leaves, part) for part in parts])
     made = []
@@ -65,7 +63,7 @@ def zero_values(
         moved: list[list[Tensor]] = [[] for _ in places]
         edit = zero_edit(clean, examples[part], [mask[part] for mask in masks], places, metric, moved)
         with torch.no_grad():
-            forward_rows(model, run, examples[part], leaves, edit)
+            forward_rows(model, run, examples[part], leaves, edit, answers=False)
         made.append([torch.stack(states, dim=2) if states else None for states in moved])
         if advance is not None:
             advance(len(part))
@@ -95,7 +93,7 @@ def clean_states(
             gaps[stream] = torch.maximum(gaps[stream], gap) if stream in gaps else gap
 
     with torch.no_grad():
-        forward_rows(model, run, examples, leaves, edit)
+        forward_rows(model, run, examples, leaves, edit, answers=False)
     return states, gaps
 
 
