@@ -36,7 +36,7 @@ def rows_beside(run: dict[str, Any]) -> int:
     return 1 if "maps" in beside else beside["passes"]
 
 
-def called(run: dict[str, Any], examples: Int[Tensor, " row"]) -> dict[str, Tensor]:
+def called(run: dict[str, Any], examples: Int[Tensor, " row"]) -> dict[str, Any]:
     """Arguments of the forward for rows, and for those beside them: block after block."""
     beside, inputs = run["beside"], run["inputs"]
     own = {name: value[examples] for name, value in inputs.items()}
