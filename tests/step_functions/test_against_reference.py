@@ -131,3 +131,26 @@ def test_all_ways_to_differentiate_agree(kind, mode):
     limit = 1e-3 if mode == "finite" else 2e-5
     out = whence.load(hf).attribute(TEXT.prompt, TEXT.continuation, target="contrast_prob_diff", contrast=spec, **given)
     close(out.scores.values, scores, limit)
+
+
+def test_where_the_foil_is_the_token_nothing_is_explained_and_nothing_fails():
+    """The target is 0 whatever the input is: so are its derivatives, to the last bit, and no check divides by them."""
+    model = whence.load(tiny_model("marian"))
+    for method in ("saliency", "integrated_gradients", "deeplift"):
+        for target in ("contrast_prob_diff", "contrast_prob_diff:log=true", "contrast_logits_diff"):
+            out = model.attribute(
+                TEXT.prompt, TEXT.continuation, method=method, target=target, contrast=[17, 25, 40, 11], layer=None
+            )
+            assert not np.nan_to_num(out.scores.values[0]).any()
+            assert out.info["contrast"]["foil_equal"] == (0, 2, 3)
+            assert out.scores.values[1, 0] != 0
+            failed = [check for check in out.checks if check.passed is False]
+            assert not failed or method == "integrated_gradients"
+
+
+def test_words_are_paired_by_the_models_own_embeddings():
+    model = whence.load("whence/stories")
+    given = {"continuation": " blue meadow and a red harbor", "align": "model"}
+    prompt = "Near the village there was a"
+    out = model.attribute(prompt, " red harbor", target="contrast_prob_diff", contrast=given)
+    assert [foil.strip() for foil in out.info["contrast"]["foils"]] == ["red", "harbor"]

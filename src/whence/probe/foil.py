@@ -158,8 +158,12 @@ def _pair(model: Model, sequence: Forced, prompt: Encoded, text: Encoded | None,
         vocab_size=model.vocab_size,
         encoder_decoder=model.encoder_decoder,
     )
-    align = model_embedder(model) if contrast.align == "model" else contrast.align
-    found = align_steps(text.tokens("prefix"), other.tokens("prefix"), align)
+    mine, theirs = text.tokens("prefix"), other.tokens("prefix")
+    if contrast.align == "model":
+        # Embeddings of one model are of any length, so that a softmax over their products tells little.
+        found = align_steps(mine, theirs, model_embedder(model), method="mutual")
+    else:
+        found = align_steps(mine, theirs, contrast.align)
     return _Pairing(other_prompt, other, tuple(found.partner[k] for k in places), {"alignment": found.record})
 
 

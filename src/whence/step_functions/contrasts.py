@@ -23,6 +23,18 @@ def other(inputs: StepInputs) -> StepInputs:
     return StepInputs(inputs.contrast.logits, inputs.contrast.target_ids)
 
 
+def both_logprobs(inputs: StepInputs) -> tuple[Float[Tensor, "row step"], Float[Tensor, "row step"]]:
+    """``ln p[y]`` of the token and of the foil.
+
+    Of one and the same run from one softmax, so that the derivatives of equal tokens cancel to the last bit.
+    """
+    logp = inputs.logits.log_softmax(-1)
+    same = inputs.contrast.logits is inputs.logits
+    theirs = logp if same else inputs.contrast.logits.log_softmax(-1)
+    own, foil = inputs.target_ids.unsqueeze(-1), inputs.contrast.target_ids.unsqueeze(-1)
+    return logp.gather(-1, own).squeeze(-1), theirs.gather(-1, foil).squeeze(-1)
+
+
 def contrast_logits(inputs: StepInputs) -> Float[Tensor, "row step"]:
     """Logit of the foil, ``z'[y']``; unbounded, in logits."""
     return logit(other(inputs))
@@ -50,9 +62,8 @@ def contrast_prob_diff(inputs: StepInputs, log: bool = False) -> Float[Tensor, "
         inputs: Logits and tokens of every step.
         log: The logarithm of their ratio instead, ``ln p[y] - ln p'[y']``, in nats.
     """
-    if log:
-        return logprob(inputs) - logprob(other(inputs))
-    return probability(inputs) - probability(other(inputs))
+    own, foil = both_logprobs(inputs)
+    return own - foil if log else own.exp() - foil.exp()
 
 
 def pcxmi(inputs: StepInputs, context: str = "contrast", base: float | None = None) -> Float[Tensor, "row step"]:
@@ -65,7 +76,8 @@ def pcxmi(inputs: StepInputs, context: str = "contrast", base: float | None = No
         context: Which run has the context: ``"contrast"`` or ``"main"``.
         base: Base of the logarithm; None is the natural one (nats), 2 gives bits.
     """
-    gain = logprob(inputs) - logprob(other(inputs))
+    own, foil = both_logprobs(inputs)
+    gain = own - foil
     return in_base(gain if context == "main" else -gain, base)
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from whence.core.errors import InputError, unknown_name
 from whence.core.tokens import Token
-from whence.text.alignment import align, item_of
+from whence.text.alignment import Method, align, item_of
 from whence.text.embedders import Embedder
 from whence.text.encoded import whole_numbers
 from whence.text.pairing import Fill, Pair, Partners, filled, increasing, one_to_one, plain_pairs
@@ -38,6 +38,7 @@ def align_steps(
     foil: Sequence[Token],
     align: How = None,
     *,
+    method: Method = "softmax",
     fill: Fill = "right",
     monotone: bool = False,
 ) -> StepAlignment:
@@ -49,6 +50,7 @@ def align_steps(
         align: Pairs of places ``(main, foil)``; ``"auto"``, LaBSE if it is installed and in the cache of the hub;
             another embedder, or ``"lexical"``, as for `align`; or None. Without an embedder, tokens are paired as in a
             diff of the ids if half of them are shared, otherwise last with last.
+        method: How an embedder's vectors are compared, as for `align`.
         fill: What tokens without a partner get: with ``"right"`` the one that is as far from the end (the first, if
             the foil is shorter), with ``"left"`` the one that is as far from the beginning (or the last), with
             ``"none"`` none.
@@ -66,7 +68,7 @@ def align_steps(
     """
     if fill not in FILLS:
         raise unknown_name("filling", str(fill), FILLS)
-    pairs, record = _step_pairs(main, foil, align)
+    pairs, record = _step_pairs(main, foil, align, method)
     partners = one_to_one(pairs, len(main))
     if monotone:
         partners = increasing(partners)
@@ -75,14 +77,16 @@ def align_steps(
     return StepAlignment(filled(partners, len(foil), fill), record)
 
 
-def _step_pairs(main: Sequence[Token], foil: Sequence[Token], how: How) -> tuple[Sequence[Pair], dict[str, Any]]:
+def _step_pairs(
+    main: Sequence[Token], foil: Sequence[Token], how: How, method: Method
+) -> tuple[Sequence[Pair], dict[str, Any]]:
     if how is None:
         one, other = [item_of(token) for token in main], [item_of(token) for token in foil]
         pairs, rule = plain_pairs(one, other)
         return pairs, {"rule": "identity" if one == other else rule, "warnings": []}
     if isinstance(how, str | Path) or callable(how):
         auto = how == "auto"
-        found = align(main, foil, embedder="labse" if auto else how, download=not auto)
+        found = align(main, foil, embedder="labse" if auto else how, method=method, download=not auto)
         return found.token_pairs, found.record
     return _given_pairs(how, len(main), len(foil))
 
