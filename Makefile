@@ -19,7 +19,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PINS := pyproject.toml constraints/dev.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ndif test-petals lint format types docs tutorials evidence parity bench-env bench wheel-test clean
+.PHONY: help demo test test-ndif test-petals lint format types docs tutorials evidence parity test-bench bench-env bench wheel-test clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,9 @@ evidence: $(VENV)/.installed ## measure all methods on texts with known evidence
 
 parity: $(VENV)/.dev ## compare all methods on all places that run here, and keep the table of the documentation
 	$(BIN)/python -m benchmarks.parity --write docs/parity.json $(ARGS)
+
+test-bench: $(BENCH)/.peers ## compare the scores of Inseq and Captum with whence's on very small models
+	$(BENCH)/bin/python -m benchmarks.peers --quick --repeats 1 --no-memory --model gpt2 llama t5 --lengths 64+32 $(ARGS)
 
 bench-env: $(BENCH)/.peers ## make an environment of its own with whence, Inseq and Captum
 

@@ -190,15 +190,6 @@ def test_what_is_compared_with_peers_exists():
         assert set(row.same or {}) <= known
 
 
-@pytest.mark.parametrize("peer", peers.PEERS)
-def test_the_peers_themselves(peer, folder, capsys):
-    pytest.importorskip(peer)
-    rows = ["saliency", "input_x_gradient", "occlusion"]
-    asked = ["--peers", peer, "--model", "llama", "--methods", *rows, "--models", str(folder)]
-    peers.main(["--quick", "--repeats", "1", "--no-memory", *asked])
-    assert "Without a time" not in capsys.readouterr().out
-
-
 # Measuring.
 
 
