@@ -87,6 +87,10 @@ def forward_rows(
             if hidden is None:
                 hidden = resolve(model, run["unembed"]).input
             logits = model.output.logits
+        elif run["keep"] is None and hidden is None:
+            # This model cannot be asked for fewer logits, so its head is given less to read.
+            head = resolve(model, run["unembed"])
+            head.input = head.input[:, -1:]
     return {"values": values, "hidden": hidden, "logits": logits}
 
 
