@@ -72,7 +72,7 @@ parity: $(VENV)/.dev ## compare all methods on all places that run here, and kee
 	$(BIN)/python -m benchmarks.parity --write docs/parity.json $(ARGS)
 
 test-bench: $(BENCH)/.peers ## compare the scores of Inseq and Captum with whence's on very small models
-	$(BENCH)/bin/python -m benchmarks.peers --quick --repeats 1 --no-memory --model gpt2 llama t5 --lengths 64+32 $(ARGS)
+	$(BENCH)/bin/python -m benchmarks.peers --quick --repeats 1 --no-memory --model gpt2 llama t5 $(ARGS)
 
 bench-env: $(BENCH)/.peers ## make an environment of its own with whence, Inseq and Captum
 

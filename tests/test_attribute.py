@@ -50,7 +50,7 @@ def own_options(method):
 def target_of(method):
     """A target that adds up over steps."""
     targets = whence.METHODS[method].targets
-    return "logprob" if targets is None or "logprob" in targets else next(iter(targets), None)
+    return "logprob" if targets is None or "logprob" in targets else "logit" if "logit" in targets else None
 
 
 def summed(scores):

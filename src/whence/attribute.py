@@ -120,7 +120,7 @@ def attribute(
         NonFiniteScore: A score came out as NaN or infinite.
         CheckFailed: An identity failed, with ``strict``.
 
-    Example:
+    Examples:
         >>> model = whence.load("whence/stories")
         >>> out = model.attribute("Once upon a time", method="integrated_gradients", n_steps=20)
         >>> out.show()

@@ -76,7 +76,7 @@ def load(
         RemoteError: The place does not answer.
         UnsupportedError: A library that is needed is not installed.
 
-    Example:
+    Examples:
         >>> model = whence.load("whence/stories")
         >>> model.attribute("Once upon a time").show()
     """

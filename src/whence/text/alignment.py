@@ -119,7 +119,7 @@ def align(
         ModelError: An encoder that was asked for, other than LaBSE, cannot be loaded.
         UnsupportedError: It needs the extra ``align``, which is not installed.
 
-    Example:
+    Examples:
         >>> found = whence.align("the red house", "the house is red", embedder="lexical")
         >>> [(found.a[i].text, found.b[j].text) for i, j in found.pairs]
         [('the', 'the'), ('house', 'house')]

@@ -20,7 +20,7 @@ def explain(method: str | type[AbstractMethod] | AbstractMethod) -> None:
     Raises:
         UnknownNameError: No method of that name; the nearest are listed.
 
-    Example:
+    Examples:
         >>> whence.explain("occlusion")
     """
     print(description(METHODS[method] if isinstance(method, str) else method))  # noqa: T201 - what it is for

@@ -49,7 +49,7 @@ def aggregator(name: str, *, overwrite: bool = False) -> Callable[[Function], Fu
     Raises:
         InputError: The name is no word, is an axis or is taken, or the function takes ``*args`` or ``**kwargs``.
 
-    Example:
+    Examples:
         >>> @whence.aggregator("times")
         ... def times(attribution, factor=2.0):
         ...     return dataclasses.replace(attribution, scores=attribution.scores.scale(factor))

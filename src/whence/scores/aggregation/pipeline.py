@@ -29,7 +29,7 @@ class Op:
         UnknownNameError: No operator has that name; the nearest are listed.
         InputError: The operator does not take these arguments.
 
-    Example:
+    Examples:
         >>> whence.Op("reduce", "head", how="mean")(out)
     """
 
@@ -76,7 +76,7 @@ class Pipeline:
         UnknownNameError: No operator has a name that is used; the nearest are listed.
         InputError: A text does not follow the notation, or an operator does not take its arguments.
 
-    Example:
+    Examples:
         >>> chain = whence.Pipeline("head:mean,layer:3", whence.Op("words"))
         >>> whence.Pipeline(str(chain)) == chain == whence.Pipeline(*chain.to_list())
         True
@@ -126,7 +126,7 @@ def aggregate(out: Attribution | Attributions, *parts: Any) -> Attribution | Att
         UnknownNameError: An operator, reducer, label or step score does not exist; the nearest are listed.
         InputError: An operator does not fit the result, such as one for an axis that it does not have.
 
-    Example:
+    Examples:
         >>> whence.aggregate(out, "layer:mean,words")
     """
     chain = Pipeline(*parts)
