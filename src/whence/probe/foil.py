@@ -121,7 +121,7 @@ def find_foils(
     maps = [torch.full((len(others), width), -1) for width in main.widths]
     for row, (one, other) in enumerate(zip(batch.sequences, others, strict=True)):
         for stream, pairs in enumerate(_shared(one, other)):
-            mine, theirs = (_start(each, stream, batch_) for each, batch_ in ((one, main), (other, beside)))
+            mine, theirs = (_start(each, row, stream) for each in (main, beside))
             for own, its in pairs:
                 maps[stream][row, theirs + its] = mine + own
     data = {"inputs": dict(beside.inputs), "query": beside.query, "maps": maps}
@@ -144,8 +144,7 @@ def only_paired(batch: Batch, foil: Foil) -> Batch:
 def _pair(model: Model, sequence: Forced, prompt: Encoded, text: Encoded | None, contrast: Contrast) -> _Pairing:
     if text is None:
         raise InputError("contrast compares the tokens of a continuation, and steps='prompt' has none.")
-    first = 0 if model.encoder_decoder else len(prompt) - 1
-    places = [query - first for query in sequence.query]
+    places = [query - _first_query(model, prompt) for query in sequence.query]
     if min(places) < 0:
         raise InputError("contrast compares the tokens of the continuation; steps has tokens of the prompt as well.")
     other_prompt = prompt if contrast.source is None else model.encode(contrast.source)
@@ -165,6 +164,11 @@ def _pair(model: Model, sequence: Forced, prompt: Encoded, text: Encoded | None,
     else:
         found = align_steps(mine, theirs, contrast.align)
     return _Pairing(other_prompt, other, tuple(found.partner[k] for k in places), {"alignment": found.record})
+
+
+def _first_query(model: Model, prompt: Encoded) -> int:
+    """The position whose logits predict the first token of a continuation."""
+    return 0 if model.encoder_decoder else len(prompt) - 1
 
 
 def model_embedder(model: Model) -> MatrixEmbedder:
@@ -204,7 +208,7 @@ def _other(model: Model, sequence: Forced, pairing: _Pairing) -> Forced:
     start = model.decoder_start if model.encoder_decoder else None
     prompt, text = pairing.prompt, pairing.text
     laid = force(prompt, text, start, None, "" if start is None else model.token_name(start))
-    first = 0 if model.encoder_decoder else len(prompt) - 1
+    first = _first_query(model, prompt)
     tokens = text.tokens("prefix")
     partners = [0 if k is None else k for k in pairing.partners]
     if first + min(partners) < 0:
@@ -256,6 +260,7 @@ def alike(first: Sequence[int], second: Sequence[int], *, both_ends: bool) -> li
     return [*((k, k) for k in range(head)), *ends]
 
 
-def _start(one: Forced, stream: int, batch: Batch) -> int:
-    """Where a stream of a sequence starts in its padded row: a decoder alone is padded on the left."""
-    return batch.widths[-1] - len(one.streams[-1]) if len(one.streams) == 1 else 0
+def _start(batch: Batch, row: int, stream: int) -> int:
+    """Where a stream of a sequence starts in its padded row."""
+    first = sum(len(ids) for ids in batch.sequences[row].streams[:stream])
+    return int(batch.slots[row][first]) - batch.offsets[stream]

@@ -27,6 +27,7 @@ from whence.core.tokens import Token
 from whence.models.model import Model
 from whence.probe.baseline import Baseline, replaceable
 from whence.probe.batch import Batch
+from whence.probe.beside import rows_beside
 from whence.probe.checks import check_finite
 from whence.probe.derivatives import take_derivatives
 from whence.probe.features import (
@@ -363,9 +364,7 @@ class ModelProbe:
     @property
     def row_width(self) -> int:
         """Rows that run for every row: itself, and those that the target needs beside it."""
-        if "noisy" in self.target.needs:
-            return 1 + int(self.target.default_options.get("n_passes", 5))
-        return 2 if self.foil is not None and self.foil.beside is not None else 1
+        return 1 + rows_beside(self.target_run())
 
     def shape(self) -> Shape:
         """The sizes that decide about memory."""

@@ -10,6 +10,7 @@ from whence.core.errors import InputError, UnsupportedError
 from whence.core.progress import Progress
 from whence.models.components import Architecture
 from whence.models.model import Model
+from whence.probe.beside import noise_leaves
 from whence.probe.layers import embedding_leaves, leaf
 from whence.probe.payload import score_data
 from whence.probe.plan import make_rows
@@ -61,7 +62,7 @@ def remove_features(
             found = probe.model.run(respond_deleted, masks=tokens, least=least_inputs(probe), **shared)
         else:
             require_heads(probe.anatomy, heads)
-            require_patterns(probe)
+            require_patterns(probe, shared["run"])
             require_sight(probe, examples, tokens)
             found = probe.model.run(
                 respond_cut_off,
@@ -186,14 +187,13 @@ def require_heads(anatomy: Anatomy, heads: Sequence[int] | None) -> None:
                 raise InputError(f"heads: there is no head {head}; the {stack} has {count} (0 to {count - 1}).")
 
 
-def require_patterns(probe: ModelProbe) -> None:
+def require_patterns(probe: ModelProbe, run: dict[str, Any]) -> None:
     """Nothing else may change the attention in which features are knocked out.
 
     Raises:
         UnsupportedError: The target needs runs whose attention patterns lose values.
     """
-    beside = probe.target_run()["beside"] or {}
-    if any(one["grid"] == "pair" for one in beside.get("leaves", ())):
+    if any(one["grid"] == "pair" for one in noise_leaves(run)):
         raise UnsupportedError(
             f"removal='knockout' changes the attention whose patterns lose values for {probe.target.name}. "
             "Take removal='replace' or 'delete'."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whence.core.errors import InputError, ModelError, UnsupportedError, unknown_name
+from whence.core.grouping import first_character
 from whence.core.grouping import words as word_spans
 from whence.core.tokens import Token
 from whence.text.embedders import LAYER, Embedder, embed, load_embedder
@@ -23,7 +24,6 @@ from whence.text.pairing import (
     softmax_pairs,
     unit_vectors,
 )
-from whence.text.prompt import first_character
 
 METHODS = ("softmax", "mutual")
 THRESHOLD = 1e-3
