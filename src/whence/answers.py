@@ -11,7 +11,7 @@ import numpy as np
 
 from whence.core.contract import Answer, Extra, Gap, Need
 from whence.core.errors import CheckFailed, NonFiniteScore
-from whence.core.tokens import Token
+from whence.core.tokens import Token, join_tokens
 from whence.probe.checks import EXACT
 from whence.scores import Attribution, Axis, Check, Scores
 from whence.scores.merges import merge_steps
@@ -201,14 +201,7 @@ def _entry(tokens: Sequence[Token], group: Sequence[int], fixed: Sequence[bool])
     kept = all(fixed[k] for k in group)
     if len(members) == 1:
         return replace(members[0], fixed=kept)
-    return replace(
-        members[0],
-        text="".join(token.text for token in members if not token.special),
-        start=next((t.start for t in members if t.start is not None), None),
-        stop=next((t.stop for t in reversed(members) if t.stop is not None), None),
-        fixed=kept,
-        ids=tuple(token.id for token in members),
-    )
+    return join_tokens(members, "".join(token.text for token in members if not token.special), fixed=kept)
 
 
 def _checks(

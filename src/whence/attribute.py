@@ -252,7 +252,7 @@ def _one_batch(
     probe = _probe(question, batch, prompts, here, foil)
     answer = question.method(probe)
     if foil is not None:
-        values = [foil.only_paired(one, steps) for one, steps in zip(asked, values, strict=True)]
+        values = [foil.without_unpaired(one, steps) for one, steps in zip(asked, values, strict=True)]
     return assemble(question, probe, answer, values[: len(target)], values[len(target) :], _info(question, probe), foil)
 
 

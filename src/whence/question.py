@@ -224,9 +224,9 @@ def with_parts(functions: Sequence[StepFunction]) -> list[StepFunction]:
         InputError: One is asked for twice.
     """
     found = list(functions)
-    for label in (labels := [one.label for one in found]):
-        if labels.count(label) > 1:
-            raise InputError(f"step_scores: {label} is asked for twice.")
+    labels = [one.label for one in functions]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise InputError(f"step_scores: {twice[0]} is asked for twice.")
     for one in functions:
         names = [] if isinstance(one.merge, str) else one.merge[1:]
         found += [resolve_step_function(name) for name in names if name not in [other.name for other in found]]

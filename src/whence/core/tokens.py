@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 Side = Literal["source", "prefix"]
 
@@ -34,3 +35,29 @@ class Token:
     special: bool = False
     fixed: bool = False
     ids: tuple[int, ...] = ()
+
+    @property
+    def all_ids(self) -> tuple[int, ...]:
+        """The ids of all that the entry stands for."""
+        return self.ids or (self.id,)
+
+
+def join_tokens(members: Sequence[Token], text: str, **changes: Any) -> Token:
+    """One entry that stands for several.
+
+    Args:
+        members: The entries, in order.
+        text: What it is called.
+        **changes: Fields that are not those of the first.
+
+    Returns:
+        The entry: from the first character of any of them to the last, with the ids of all.
+    """
+    return replace(
+        members[0],
+        text=text,
+        start=next((token.start for token in members if token.start is not None), None),
+        stop=next((token.stop for token in reversed(members) if token.stop is not None), None),
+        ids=tuple(k for token in members for k in token.all_ids),
+        **changes,
+    )

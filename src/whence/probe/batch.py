@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from whence.core.errors import InputError, UnsupportedError
-from whence.core.tokens import Token
+from whence.core.tokens import Token, join_tokens
 from whence.text.encoded import Encoded, whole_number
 
 if TYPE_CHECKING:
@@ -190,13 +190,7 @@ def _relative(part: Any, first: int, length: int) -> list[Span]:
 def _joined(tokens: Sequence[Token]) -> Token:
     if len(tokens) == 1:
         return tokens[0]
-    return replace(
-        tokens[0],
-        text="".join(token.text for token in tokens),
-        start=next((t.start for t in tokens if t.start is not None), None),
-        stop=next((t.stop for t in reversed(tokens) if t.stop is not None), None),
-        ids=tuple(token.id for token in tokens),
-    )
+    return join_tokens(tokens, "".join(token.text for token in tokens))
 
 
 @dataclass(frozen=True)

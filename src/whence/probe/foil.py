@@ -46,7 +46,7 @@ class Foil:
     record: tuple[Mapping[str, Any], ...] = ()
     itself: bool = False
 
-    def only_paired(
+    def without_unpaired(
         self, function: StepFunction, steps: Float[Tensor, "example step"]
     ) -> Float[Tensor, "example step"]:
         """The values of a step function, NaN where it compares a step that has no partner."""

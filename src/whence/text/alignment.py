@@ -167,11 +167,6 @@ def _check_options(embedder: Any, method: str, threshold: float | None, layer: i
         raise InputError("method=, threshold= and layer= are for embedders; 'lexical' compares words as they are.")
 
 
-def item_of(token: Token) -> Hashable:
-    """What makes a token equal to another: its id, or the ids of all that it stands for."""
-    return token.ids or (token.id,)
-
-
 def _read(given: str | Sequence[Token]) -> _Read:
     if isinstance(given, str):
         check_text(given, "the text to align")
@@ -195,7 +190,7 @@ def _read(given: str | Sequence[Token]) -> _Read:
             stop -= len(piece)
         words += _words(text, spans, offset)
         offset += len(text)
-    return _Read(words, tuple(item_of(token) for token in given), tuple(held), tokens=True)
+    return _Read(words, tuple(token.all_ids for token in given), tuple(held), tokens=True)
 
 
 def _runs(tokens: Sequence[Token]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from whence.core.errors import InputError, unknown_name
 from whence.core.tokens import Token
-from whence.text.alignment import Method, align, item_of
+from whence.text.alignment import Method, align
 from whence.text.embedders import Embedder
 from whence.text.encoded import whole_numbers
 from whence.text.pairing import Fill, Pair, Partners, filled, increasing, one_to_one, plain_pairs
@@ -81,7 +81,7 @@ def _step_pairs(
     main: Sequence[Token], foil: Sequence[Token], how: How, method: Method
 ) -> tuple[Sequence[Pair], dict[str, Any]]:
     if how is None:
-        one, other = [item_of(token) for token in main], [item_of(token) for token in foil]
+        one, other = [token.all_ids for token in main], [token.all_ids for token in foil]
         pairs, rule = plain_pairs(one, other)
         return pairs, {"rule": "identity" if one == other else rule, "warnings": []}
     if isinstance(how, str | Path) or callable(how):

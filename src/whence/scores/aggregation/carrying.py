@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from whence.core.errors import InputError
-from whence.core.tokens import Token
+from whence.core.tokens import Token, join_tokens
 from whence.scores.array import WHOLE_AXES, Axis, How, Scores
 from whence.scores.attribution import Attribution
 from whence.scores.merges import merge_steps
@@ -113,15 +113,12 @@ def joined(members: Sequence[Token]) -> Token:
         return members[0]
     visible = [token for token in members if not token.special] or members
     segments = {token.segment for token in members}
-    return replace(
-        members[0],
-        text="".join(token.text for token in visible),
-        start=next((token.start for token in members if token.start is not None), None),
-        stop=next((token.stop for token in reversed(members) if token.stop is not None), None),
+    return join_tokens(
+        members,
+        "".join(token.text for token in visible),
         segment=segments.pop() if len(segments) == 1 else members[0].side,
         special=all(token.special for token in members),
         fixed=all(token.fixed for token in members),
-        ids=tuple(k for token in members for k in (token.ids or (token.id,))),
     )
 
 

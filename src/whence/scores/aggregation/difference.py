@@ -64,8 +64,6 @@ def _paired(first: tuple[Token, ...], second: tuple[Token, ...]) -> tuple[Token,
     return tuple(
         one
         if (one.text, one.id) == (other.text, other.id)
-        else replace(
-            one, text=f"{one.text} -> {other.text}", ids=(*(one.ids or (one.id,)), *(other.ids or (other.id,)))
-        )
+        else replace(one, text=f"{one.text} -> {other.text}", ids=(*one.all_ids, *other.all_ids))
         for one, other in zip(first, second, strict=True)
     )
