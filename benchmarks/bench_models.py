@@ -197,4 +197,7 @@ def load_model(folder: Path, *, device: str, dtype: str, attention: str = "sdpa"
     config = transformers.AutoConfig.from_pretrained(folder)
     auto = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     model: Any = auto.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=attention)
+    for weight in model.parameters():
+        # A file's pages are memory once they are read, and these are the model's, not a call's.
+        weight.detach().sum()
     return model.to(device).eval(), transformers.AutoTokenizer.from_pretrained(folder)

@@ -22,7 +22,17 @@ import numpy as np
 import whence
 from benchmarks import report
 from benchmarks.limit_rows import Row, Setting, make_rows
-from benchmarks.options import Case, add_model, add_repeats, checkpoints, make_parser, opened, parsed, same_again
+from benchmarks.options import (
+    Case,
+    add_model,
+    add_repeats,
+    add_rows,
+    checkpoints,
+    make_parser,
+    opened,
+    parsed,
+    same_again,
+)
 from benchmarks.timing import in_a_process, interleaved, peak_bytes, warm_up
 from whence.core.progress import Progress
 
@@ -127,11 +137,7 @@ def command() -> argparse.ArgumentParser:
     made = make_parser("limit", __doc__, EXAMPLES)
     add_repeats(made)
     add_model(made, ("gpt2", "llama", "t5"))
-    made.add_argument("--lengths", nargs="+", metavar="S+T", help="tokens of prompt and continuation (64+32, 16+256)")
-    made.add_argument("--points", type=int, help="points on a path and samples of LIME (default: 50)")
-    known = list(make_rows(16, 50))
-    made.add_argument("--methods", nargs="+", default=known, choices=known, metavar="ROW", help="default: all rows")
-    made.add_argument("--no-memory", action="store_true", help="time only; memory takes a process for each number")
+    add_rows(made, list(make_rows(16, 50)))
     return made
 
 

@@ -75,6 +75,25 @@ def add_model(made: argparse.ArgumentParser, default: Sequence[str]) -> None:
     )
 
 
+def add_rows(made: argparse.ArgumentParser, known: Sequence[str]) -> None:
+    """The options of a command that measures rows of calls: which, and of what size.
+
+    Args:
+        made: The command.
+        known: The names of its rows.
+    """
+    made.add_argument("--lengths", nargs="+", metavar="S+T", help="tokens of prompt and continuation (64+32, 16+256)")
+    made.add_argument("--points", type=int, help="points on a path and samples of LIME (default: 50)")
+    rows = list(known)
+    made.add_argument("--methods", nargs="+", default=rows, choices=rows, metavar="ROW", help="default: all rows")
+    add_no_memory(made)
+
+
+def add_no_memory(made: argparse.ArgumentParser) -> None:
+    """The option ``--no-memory``."""
+    made.add_argument("--no-memory", action="store_true", help="time only; memory takes a process for each number")
+
+
 def parsed(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options given, with the number of threads set."""
     given = made.parse_args(arguments)

@@ -22,7 +22,17 @@ import numpy as np
 import whence
 from benchmarks import report
 from benchmarks.bench_models import Text
-from benchmarks.options import Case, add_model, add_repeats, checkpoints, make_parser, opened, parsed, same_again
+from benchmarks.options import (
+    Case,
+    add_model,
+    add_repeats,
+    add_rows,
+    checkpoints,
+    make_parser,
+    opened,
+    parsed,
+    same_again,
+)
 from benchmarks.peer_calls import Captum, Inseq
 from benchmarks.peer_rows import Peer, Row, captum_rows, inseq_rows
 from benchmarks.timing import in_a_process, interleaved, once, peak_bytes, warm_up
@@ -228,14 +238,10 @@ def command() -> argparse.ArgumentParser:
     add_repeats(made)
     add_model(made, ("gpt2", "llama", "t5"))
     made.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS, help="default: both")
-    made.add_argument("--lengths", nargs="+", metavar="S+T", help="tokens of prompt and continuation (64+32, 16+256)")
-    made.add_argument("--points", type=int, help="points on a path and samples of LIME (default: 50)")
-    known = list(dict.fromkeys([*inseq_rows(16), *captum_rows()]))
-    made.add_argument("--methods", nargs="+", default=known, choices=known, metavar="ROW", help="default: all rows")
+    add_rows(made, list(dict.fromkeys([*inseq_rows(16), *captum_rows()])))
     made.add_argument(
         "--peer-seconds", type=float, default=60.0, metavar="S", help="a peer's run may take so long (default: 60)"
     )
-    made.add_argument("--no-memory", action="store_true", help="time only; memory takes a process for each number")
     return made
 
 

@@ -21,7 +21,17 @@ import whence
 from benchmarks import report
 from benchmarks.bench_models import Text
 from benchmarks.limit_rows import COMPARED
-from benchmarks.options import Case, add_model, add_repeats, checkpoints, make_parser, opened, parsed, same_again
+from benchmarks.options import (
+    Case,
+    add_model,
+    add_no_memory,
+    add_repeats,
+    checkpoints,
+    make_parser,
+    opened,
+    parsed,
+    same_again,
+)
 from benchmarks.plot import Panel, exponent, picture
 from benchmarks.timing import in_a_process, interleaved, peak_bytes, warm_up
 from whence.core.progress import Progress
@@ -226,7 +236,7 @@ def command() -> argparse.ArgumentParser:
     made.add_argument("--axes", nargs="+", default=axes, choices=axes, help="what changes (default: all)")
     made.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="default: all")
     made.add_argument("--plot", type=Path, metavar="FILE", help="draw the lines into this SVG file")
-    made.add_argument("--no-memory", action="store_true", help="time only; memory takes a process for each number")
+    add_no_memory(made)
     return made
 
 

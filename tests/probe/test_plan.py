@@ -10,7 +10,7 @@ PLENTY = 2**50
 
 
 def shape(hidden, positions):
-    return Shape(2, hidden, 4 * hidden, 4, 100, positions, 8, 4, quadratic=False)
+    return Shape(((2, positions),), hidden, 4 * hidden, 4, 100, 8, 4, quadratic=False)
 
 
 @pytest.mark.parametrize(

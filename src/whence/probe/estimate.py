@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from whence.core.contract import (
@@ -24,9 +24,9 @@ from whence.core.contract import (
 )
 from whence.core.tokens import Token
 from whence.probe.derivatives import plan_derivatives
-from whence.probe.plan import Plan, make_rows
+from whence.probe.plan import Plan, Shape, make_plain_plan, make_rows
 from whence.probe.probe import ModelProbe
-from whence.probe.zeroing import removals, rows_per_pass
+from whence.probe.zeroing import removals, rows_per_pass, zeroing_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +56,11 @@ class Estimate:
             f"{self.forwards} forward rows, {self.derivatives} derivatives ({self.mode or 'none'}), "
             f"{self.rows_per_pass} rows at once, about {self.peak_bytes / 2**20:.0f} MiB above the model"
         )
+
+
+def bare_shape(probe: ModelProbe) -> Shape:
+    """The sizes of a pass that makes no logits but one position's."""
+    return replace(probe.shape(), kept=1)
 
 
 @dataclass
@@ -155,12 +160,12 @@ class DryProbe:
 
     def observe(self, sites: Sequence[str]) -> dict[str, Tensor]:
         """The real values: what a method does next may depend on their shapes. One forward pass."""
-        self._rows(len(self.probe.groups), len(self.probe.groups))
+        self._rows(len(self.probe.groups), len(self.probe.groups), bare_shape(self.probe))
         return self.probe.observe(sites)
 
     def fold(self, stages: Sequence[Stage], step: Fold, data: Mapping[str, Any]) -> dict[str, Tensor]:
         """The real values, as in `observe`."""
-        self._rows(len(self.probe.groups), len(self.probe.groups))
+        self._rows(len(self.probe.groups), len(self.probe.groups), bare_shape(self.probe))
         return self.probe.fold(stages, step, data)
 
     def respond(
@@ -200,7 +205,7 @@ class DryProbe:
         third = probe.feature_count if question.each == "feature" else probe.batch.width
         places = probe.widths[-1] if question.everywhere else steps
         total = len(removals(probe, question.each)[0])
-        self._rows(total + count, rows_per_pass(probe, question, total))
+        self._rows(total + count, rows_per_pass(probe, question, total), zeroing_shape(probe))
         return Zeroed(
             moved=torch.zeros(count, places, third, layers["decoder"]),
             query=torch.zeros(count, steps, dtype=torch.long),
@@ -210,13 +215,13 @@ class DryProbe:
             record={},
         )
 
-    def _rows(self, total: int, rows: int | None) -> None:
-        shape, model = self.probe.shape(), self.probe.model
+    def _rows(self, total: int, rows: int | None, bare: Shape | None = None) -> None:
+        probe, model = self.probe, self.probe.model
+        # Where no target is wanted, nothing runs beside a row.
+        shape, width = (probe.shape(), probe.row_width) if bare is None else (bare, 1)
         if rows is None:
-            free, cpu = model.free_bytes(), model.device.type == "cpu"
-            rows = make_rows(shape, total, free=free, cpu=cpu, width=self.probe.row_width)
-        wide = self.probe.row_width
-        self.plans.append(Plan("", rows, 0, wide * total, 0, wide * rows * shape.pass_bytes()))
+            rows = make_rows(shape, total, free=model.free_bytes(), cpu=model.device.type == "cpu", width=width)
+        self.plans.append(make_plain_plan(shape, rows, total, width=width))
 
     def differentiate(
         self,
@@ -253,10 +258,11 @@ class DryProbe:
     def total(self) -> Estimate:
         """The sum of what was asked; one more forward pass measures the clean input."""
         count = len(self.probe.batch.sequences)
+        clean = make_plain_plan(self.probe.shape(), count, count)
         return Estimate(
             mode=next((plan.mode for plan in self.plans if plan.mode), ""),
-            forwards=count + sum(plan.forwards for plan in self.plans),
+            forwards=clean.forwards + sum(plan.forwards for plan in self.plans),
             derivatives=sum(plan.derivatives for plan in self.plans),
             rows_per_pass=max((plan.rows for plan in self.plans), default=count),
-            peak_bytes=max((plan.bytes for plan in self.plans), default=0),
+            peak_bytes=max(plan.bytes for plan in [clean, *self.plans]),
         )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whence.probe.noise import noise_like
-from whence.probe.rows import column_values, forward_rows, reference_rows, target_values
+from whence.probe.rows import column_values, edited_targets, reference_rows
 from whence.probe.words import along_words
 
 if TYPE_CHECKING:
@@ -198,10 +198,8 @@ def at_points(
     for part in torch.arange(len(stands["examples"])).split(rows):
         some = some_stands(stands, part)
         edit = shifted_edit(state, some, None if shifts is None else shifts[part])
-        with torch.no_grad():
-            out = forward_rows(model, run, some["examples"], group, edit)
-            steps = target_values(run, score, some["examples"], out["logits"])
-            found.append(column_values(run, some["examples"], steps).cpu())
+        steps = edited_targets(model, run, score, some["examples"], group, edit)
+        found.append(column_values(run, some["examples"], steps))
     state["counts"]["rows"] += len(stands["examples"])
     return torch.cat(found)
 

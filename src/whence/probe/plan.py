@@ -15,38 +15,46 @@ _CPU_TOKENS = 8192
 PRODUCTS = 8
 
 
+# Numbers that are held at once, per position and block unless said otherwise, in hidden states and MLPs (`inner`) or in
+# copies of the logits. Fitted to the peaks that `benchmarks.memory` measures with GPT-2 and Llama, which a count of
+# the tensors explains but for what the nonlinearity of an MLP keeps: GPT-2's more than Llama's.
+_GRAPH = (10, 4.5)
+_BODY = (4, 5.2)
+_PRODUCT = 4
+_TANGENT = 2.75
+_LOGITS_PLAIN, _LOGITS_TANGENT, _LOGITS_GRAPH = 2.6, 4.5, 4
+# What a call takes however small it is.
+_LEAST_BYTES = 4 * 2**20
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes that decide about memory.
 
     Attributes:
-        layers: Blocks that are run, of all stacks.
+        stacks: Blocks and padded length of every stack.
         hidden: Width of the residual stream.
         inner: Width of the MLP.
         heads: Query heads.
         vocab: Size of the vocabulary.
-        positions: Padded length of all streams.
         kept: Positions that get logits.
         item: Bytes per number.
         quadratic: Whether attention patterns are held in memory (eager attention).
     """
 
-    layers: int
+    stacks: tuple[tuple[int, int], ...]
     hidden: int
     inner: int
     heads: int
     vocab: int
-    positions: int
     kept: int
     item: int
     quadratic: bool
 
-    def graph_bytes(self) -> int:
-        """Bytes of one row's activations that a backward pass needs."""
-        per_layer = self.positions * (10 * self.hidden + 4 * self.inner)
-        if self.quadratic:
-            per_layer += 2 * self.heads * self.positions**2
-        return (self.layers * per_layer + 4 * self.kept * self.vocab) * self.item
+    @property
+    def positions(self) -> int:
+        """Padded length of all streams."""
+        return sum(length for _, length in self.stacks)
 
     def cpu_rows(self) -> int:
         """Rows in the longest pass that a CPU gains from, at least 1."""
@@ -54,10 +62,38 @@ class Shape:
 
     def pass_bytes(self) -> int:
         """Bytes of one row of a pass that keeps no graph."""
-        widest = self.positions * (4 * self.hidden + 3 * self.inner)
-        if self.quadratic:
-            widest += 3 * self.heads * self.positions**2
-        return (widest + 4 * self.kept * self.vocab) * self.item
+        return int(max(self._body(self.quadratic), _LOGITS_PLAIN * self._logits()))
+
+    def tangent_bytes(self) -> int:
+        """Bytes of one row of a pass in forward mode, which has no fused attention."""
+        return int(max(_TANGENT * self._body(quadratic=True), _LOGITS_TANGENT * self._logits()))
+
+    def graph_bytes(self, products: int) -> int:
+        """Bytes of one row with its graph: while its logits are there, or so many products at once."""
+        graph = sum(
+            blocks * (length * self._numbers(_GRAPH) + 2 * self._patterns(length, self.quadratic))
+            for blocks, length in self.stacks
+        )
+        longest = self._longest()
+        product = longest * _PRODUCT * self.inner + self._patterns(longest, self.quadratic)
+        return int(graph * self.item + max(_LOGITS_GRAPH * self._logits(), products * product * self.item))
+
+    def _body(self, quadratic: bool) -> float:
+        longest = self._longest()
+        return (longest * self._numbers(_BODY) + 3 * self._patterns(longest, quadratic)) * self.item
+
+    def _numbers(self, counts: tuple[float, float]) -> float:
+        return counts[0] * self.hidden + counts[1] * self.inner
+
+    def _patterns(self, length: int, quadratic: bool) -> int:
+        return self.heads * length**2 if quadratic else 0
+
+    def _logits(self) -> int:
+        # Step functions compute in float32 or better.
+        return self.kept * self.vocab * max(self.item, 4)
+
+    def _longest(self) -> int:
+        return max(length for _, length in self.stacks)
 
 
 @dataclass(frozen=True)
@@ -81,8 +117,8 @@ class Plan:
     bytes: int
 
 
-def shape_of(config: Any, layers: int, positions: int, kept: int, item: int) -> Shape:
-    """Read the sizes from a transformers configuration."""
+def shape_of(config: Any, stacks: tuple[tuple[int, int], ...], kept: int, item: int) -> Shape:
+    """Read the sizes from a transformers configuration; arguments as those of `Shape`."""
     text = config.get_text_config(decoder=True)
     hidden = int(text.hidden_size)
     inner = next(
@@ -94,12 +130,11 @@ def shape_of(config: Any, layers: int, positions: int, kept: int, item: int) -> 
         4 * hidden,
     )
     return Shape(
-        layers=layers,
+        stacks=stacks,
         hidden=hidden,
         inner=inner,
         heads=int(text.num_attention_heads),
         vocab=int(text.vocab_size),
-        positions=positions,
         kept=kept,
         item=item,
         quadratic=getattr(text, "_attn_implementation", "eager") == "eager",
@@ -157,13 +192,13 @@ def make_plan(
     if mode in ("forward", "finite"):
         total = points * features
         forwards = total * (2 if mode == "finite" else 1)
-        # A dual number is two numbers; a difference is of two rows.
-        row = 2 * shape.pass_bytes()
+        # A difference is of two rows.
+        row = 2 * shape.pass_bytes() if mode == "finite" else shape.tangent_bytes()
         products, derivatives = 1, total
     else:
         total = forwards = points * examples
         products = max(1, min(PRODUCTS, columns))
-        row = shape.graph_bytes() + products * shape.pass_bytes()
+        row = shape.graph_bytes(products)
         derivatives = total * columns
     row *= width
     if mode == "reverse":
@@ -173,7 +208,19 @@ def make_plan(
     if cpu:
         fits = min(fits, max(1, shape.cpu_rows() // width))
     rows = max(1, min(fits, total, most or total))
-    return Plan(mode, rows, products, forwards + examples, derivatives, rows * row)
+    return Plan(mode, rows, products, forwards + examples, derivatives, rows * row + _LEAST_BYTES)
+
+
+def make_plain_plan(shape: Shape, rows: int, total: int, *, width: int = 1) -> Plan:
+    """The plan of passes that keep no graph.
+
+    Args:
+        shape: Sizes of the model and the batch.
+        rows: Rows per pass.
+        total: Rows in all.
+        width: How many rows run for each.
+    """
+    return Plan("", rows, 0, width * total, 0, width * rows * shape.pass_bytes() + _LEAST_BYTES)
 
 
 def make_rows(shape: Shape, total: int, *, free: int, cpu: bool, width: int = 1) -> int:

@@ -368,14 +368,9 @@ class ModelProbe:
 
     def shape(self) -> Shape:
         """The sizes that decide about memory."""
-        model = self.model
-        return shape_of(
-            model.config,
-            sum(model.architecture.n_layers.values()),
-            self.batch.width,
-            self.batch.keep(),
-            model.dtype.itemsize,
-        )
+        model, kept = self.model, self.target_run()["keep"]
+        stacks = tuple(zip(model.architecture.n_layers.values(), self.batch.widths, strict=True))
+        return shape_of(model.config, stacks, self.batch.widths[-1] if kept is None else kept, model.dtype.itemsize)
 
     def reference(self) -> dict[str, Any]:
         """The reference input, as plain data for programs; of several the first.

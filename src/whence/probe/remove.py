@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.rows import forward_rows, keep_value, select_rows, target_values
+from whence.probe.rows import edited_targets, keep_value, select_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,10 +135,7 @@ def respond_resampled(
 
 def plain_targets(model: Any, run: dict[str, Any], score: dict[str, Any]) -> Float[Tensor, "row step"]:
     """Targets of rows as they stand."""
-    everyone = torch.arange(run["query"].shape[0])
-    with torch.no_grad():
-        out = forward_rows(model, run, everyone, [], keep_value)
-        return target_values(run, score, everyone, out["logits"]).cpu()
+    return edited_targets(model, run, score, torch.arange(run["query"].shape[0]), [], keep_value)
 
 
 def respond_cut_off(
@@ -175,9 +172,7 @@ def respond_cut_off(
     for part in torch.arange(len(examples)).split(chunk):
         who = examples[part]
         edit = sight_edit([mask[part] for mask in masks], [one[who] for one in of], heads)
-        with torch.no_grad():
-            out = forward_rows(model, run, who, leaves, edit)
-            found.append(target_values(run, score, who, out["logits"]).cpu())
+        found.append(edited_targets(model, run, score, who, leaves, edit))
         if advance is not None:
             advance(len(part))
     return torch.cat(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whence.probe.rows import forward_rows, leaf_order, reference_rows, target_values
+from whence.probe.rows import edited_targets, forward_rows, leaf_order, reference_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,9 +55,7 @@ def respond(
         for part in torch.arange(len(examples)).split(chunk):
             who = examples[part]
             edit = mask_edit(reference, low, who, [mask[part] for mask in masks])
-            with torch.no_grad():
-                out = forward_rows(model, run, who, group, edit)
-                found.append(target_values(run, score, who, out["logits"]).cpu())
+            found.append(edited_targets(model, run, score, who, group, edit))
             if advance is not None:
                 advance(len(part))
     return torch.cat(found).unflatten(0, (len(groups), -1))

@@ -148,6 +148,23 @@ def target_values(
     return step_values(score, step_inputs(run, examples, logits))
 
 
+def edited_targets(
+    model: Any,
+    run: dict[str, Any],
+    score: dict[str, Any],
+    examples: Int[Tensor, " row"],
+    leaves: list[dict[str, Any]],
+    edit: Callable[[dict[str, Any], Tensor], Tensor | None],
+) -> Float[Tensor, "row step"]:
+    """Targets of one pass without a graph, on the CPU; arguments as those of `forward_rows`.
+
+    The pass ends with this function, so that its logits are gone before those of the next are made.
+    """
+    with torch.no_grad():
+        out = forward_rows(model, run, examples, leaves, edit)
+        return target_values(run, score, examples, out["logits"]).cpu()
+
+
 def step_inputs(run: dict[str, Any], examples: Int[Tensor, " row"], logits: Tensor) -> StepInputs:
     """What a step function sees of rows, and of those that run beside them."""
     count, foil, beside = len(examples), run["foil"], run["beside"]

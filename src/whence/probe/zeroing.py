@@ -10,7 +10,7 @@ from whence.core.progress import Progress
 from whence.models.components import Architecture
 from whence.probe.layers import leaf
 from whence.probe.payload import run_data
-from whence.probe.plan import make_rows
+from whence.probe.plan import Shape, make_rows
 from whence.probe.zero import zero_values
 
 if TYPE_CHECKING:
@@ -74,15 +74,19 @@ def removals(
     return examples, features, probe.feature_of()[examples] == features[:, None]
 
 
+def zeroing_shape(probe: ModelProbe) -> Shape:
+    """The sizes of a pass: patterns are in memory, whatever the implementation of attention, and logits are not."""
+    return replace(probe.shape(), quadratic=True, kept=1)
+
+
 def rows_per_pass(probe: ModelProbe, question: Zeroing, total: int) -> int:
-    """Rows that fit: attention patterns are in memory, whatever the implementation of attention."""
+    """Rows that fit."""
     model = probe.model
     if model.rows_interact:
         return 1
     if question.rows is not None:
         return question.rows
-    shape = replace(probe.shape(), quadratic=True)
-    return make_rows(shape, total, free=model.free_bytes(), cpu=model.device.type == "cpu")
+    return make_rows(zeroing_shape(probe), total, free=model.free_bytes(), cpu=model.device.type == "cpu")
 
 
 def spread(
