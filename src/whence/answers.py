@@ -159,6 +159,9 @@ def _cut(probe: ModelProbe, answer: Answer, row: int, padded: Tensor) -> np.ndar
     if answer.per == "feature":
         return scores[:, : len(groups)]
     scores = scores[:, probe.batch.slots[row].numpy()]
+    if all(len(group) == 1 for group in groups):
+        # Every merge leaves one score as it is.
+        return scores[:, [group[0] for group in groups]]
     merge = _MERGES[answer.merge]
     return np.stack([merge(scores[:, group]) for group in groups], axis=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -324,7 +325,6 @@ def _probe(
 
 def _info(question: Question, probe: ModelProbe) -> dict[str, Any]:
     model = question.model
-    packages = ("whence", "torch", "transformers", "nnsight")
     return {
         "model": model.name,
         "family": model.config.model_type,
@@ -344,8 +344,15 @@ def _info(question: Question, probe: ModelProbe) -> dict[str, Any]:
         "mode": question.mode,
         "seed": question.seed,
         "generate": {key: _plain(value) for key, value in question.generate.items()},
-        "versions": {**{name: version(name) for name in packages}, "python": platform.python_version()},
+        "versions": dict(_versions()),
     }
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """The versions that a result belongs to; finding them reads files, which takes longer than a small call."""
+    packages = ("whence", "torch", "transformers", "nnsight")
+    return {**{name: version(name) for name in packages}, "python": platform.python_version()}
 
 
 def _plain(value: Any) -> Any:
