@@ -79,6 +79,7 @@ bench-env: $(BENCH)/.peers ## make an environment of its own with whence, Inseq 
 bench: $(BENCH)/.peers ## measure speed and memory, and write the tables in docs/performance.md; takes hours
 	$(BENCH)/bin/python -m benchmarks.startup --write docs/performance.md
 	$(BENCH)/bin/python -m benchmarks.limit --write docs/performance.md $(ARGS)
+	$(BENCH)/bin/python -m benchmarks.profile --write docs/performance.md $(ARGS)
 	$(BENCH)/bin/python -m benchmarks.scaling --write docs/performance.md --plot docs/scaling.svg $(ARGS)
 	$(BENCH)/bin/python -m benchmarks.memory --write docs/performance.md $(ARGS)
 	$(BENCH)/bin/python -m benchmarks.peers --write docs/performance.md $(ARGS)

@@ -25,8 +25,10 @@ from benchmarks.limit_rows import Row, Setting, make_rows
 from benchmarks.options import (
     Case,
     add_model,
+    add_no_memory,
     add_repeats,
     add_rows,
+    cases_of,
     checkpoints,
     make_parser,
     opened,
@@ -42,6 +44,8 @@ EXAMPLES = """  python -m benchmarks.limit
   python -m benchmarks.limit --device cuda --dtype bfloat16 --no-memory
   python -m benchmarks.limit --write docs/performance.md
 """
+# More steps than parts of the prompt, so that forward mode is chosen for these.
+QUICK = "8+20"
 # How far scores may be from those by hand, beside the largest, by the bytes of a number.
 TOLERANCE = {8: 1e-6, 4: 2e-3, 2: 0.2}
 
@@ -138,15 +142,14 @@ def command() -> argparse.ArgumentParser:
     add_repeats(made)
     add_model(made, ("gpt2", "llama", "t5"))
     add_rows(made, list(make_rows(16, 50)))
+    add_no_memory(made)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write what was asked for."""
     given = parsed(command(), arguments)
-    given.points = given.points or (5 if given.quick else 50)
-    lengths = given.lengths or (["8+20"] if given.quick else ["64+32", "16+256"])
-    cases = [Case(model, *map(int, one.split("+"))) for model in given.model for one in lengths]
+    cases = cases_of(given, QUICK)
     found, lines = report.machine(given.device, given.dtype), []
     with checkpoints(given) as kept:
         folder = Path(kept)

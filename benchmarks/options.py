@@ -86,7 +86,18 @@ def add_rows(made: argparse.ArgumentParser, known: Sequence[str]) -> None:
     made.add_argument("--points", type=int, help="points on a path and samples of LIME (default: 50)")
     rows = list(known)
     made.add_argument("--methods", nargs="+", default=rows, choices=rows, metavar="ROW", help="default: all rows")
-    add_no_memory(made)
+
+
+def cases_of(given: argparse.Namespace, quick: str) -> list[Case]:
+    """The cases of such a command, whose number of points is set where it was not given.
+
+    Args:
+        given: The options.
+        quick: Tokens of prompt and continuation with ``--quick``.
+    """
+    given.points = given.points or (5 if given.quick else 50)
+    lengths = given.lengths or ([quick] if given.quick else ["64+32", "16+256"])
+    return [Case(model, *map(int, one.split("+"))) for model in given.model for one in lengths]
 
 
 def add_no_memory(made: argparse.ArgumentParser) -> None:

@@ -25,8 +25,10 @@ from benchmarks.bench_models import Text
 from benchmarks.options import (
     Case,
     add_model,
+    add_no_memory,
     add_repeats,
     add_rows,
+    cases_of,
     checkpoints,
     make_parser,
     opened,
@@ -239,6 +241,7 @@ def command() -> argparse.ArgumentParser:
     add_model(made, ("gpt2", "llama", "t5"))
     made.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS, help="default: both")
     add_rows(made, list(dict.fromkeys([*inseq_rows(16), *captum_rows()])))
+    add_no_memory(made)
     made.add_argument(
         "--peer-seconds", type=float, default=60.0, metavar="S", help="a peer's run may take so long (default: 60)"
     )
@@ -248,12 +251,11 @@ def command() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write what was asked for."""
     given = parsed(command(), arguments)
-    given.points = given.points or (5 if given.quick else 50)
-    lengths = given.lengths or (["8+6"] if given.quick else ["64+32", "16+256"])
+    cases = cases_of(given, "8+6")
     found, lines = report.machine(given.device, given.dtype), []
     with checkpoints(given) as kept:
         folder = Path(kept)
-        for case in (Case(model, *map(int, one.split("+"))) for model in given.model for one in lengths):
+        for case in cases:
             if given.alone is not None:
                 print(json.dumps({"peak": alone(given, case, folder)}))
                 return

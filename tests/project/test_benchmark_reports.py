@@ -72,7 +72,7 @@ def test_page_without_marks_is_refused(page):
         report.written(page.format(*report.marks("speed")), "new", "speed")
 
 
-@pytest.mark.parametrize("name", ["limit", "memory", "peers", "scaling", "startup"])
+@pytest.mark.parametrize("name", ["limit", "memory", "peers", "profile", "scaling", "startup"])
 def test_the_page_of_performance_has_a_place_for_every_table(name):
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert "| new |" in report.written(page, "| new |", name)

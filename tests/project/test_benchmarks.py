@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -11,14 +12,14 @@ import pytest
 import torch
 
 import whence
-from benchmarks import limit, memory, options, peers, report, startup, timing
+from benchmarks import limit, memory, options, peers, profile, report, startup, timing
 from benchmarks.bench_models import load_model, make_model, make_text
 from benchmarks.limit_rows import Setting, make_rows
 from benchmarks.options import Case
 from benchmarks.peer_rows import Row, captum_rows, inseq_rows
 
 SOURCE, GENERATED, POINTS = 9, 18, 4
-COMMANDS = ("limit", "memory", "peers", "scaling", "startup")
+COMMANDS = ("limit", "memory", "peers", "profile", "scaling", "startup")
 MACHINE = {
     "processor": "a machine",
     "threads": 2,
@@ -262,6 +263,46 @@ def test_limit_runs(outputs, folder):
     assert (line["case"], line["row"]) == ("t5 8+20", "value_zeroing")
     assert min(line["whence"], line["checked"], line["least"]) > 0
     assert "| t5 8+20: value_zeroing |" in page
+
+
+def test_profile_runs(outputs, folder):
+    figures, page = run("profile", ["--model", "gpt2", "--methods", "saliency", "attention"], outputs, folder)
+    assert [(line["row"], line["who"]) for line in figures["lines"]] == [
+        ("saliency", "whence"),
+        ("saliency", "least"),
+        ("attention", "whence"),
+        ("attention", "least"),
+    ]
+    for line in figures["lines"]:
+        parts = [line[name] for name in ("products", "attention", "others")]
+        # A model's passes are of all three kinds, but for eager attention, which is products and a softmax.
+        assert (min(parts) > 0) == (line["row"] == "saliency" or line["who"] == "whence")
+        assert sum(parts) < line["seconds"]
+    assert "| gpt2 8+20: saliency (least) |" in page
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten::addmm", "products"),
+        ("aten::bmm", "products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("aten::tanh", "others"),
+        ("aten::mean", "others"),
+    ],
+)
+def test_what_an_operation_counts_as(operation, kind):
+    assert profile.kind_of(operation) == kind
+
+
+def test_operations_in_other_threads_are_seen():
+    def call():
+        worker = threading.Thread(target=lambda: torch.ones(64, 64) @ torch.ones(64, 64))
+        worker.start()
+        worker.join()
+
+    seconds, kinds = profile.watched(call, "cpu")
+    assert 0 < kinds["products"] < seconds
 
 
 def test_scaling_runs(outputs, folder, tmp_path):
