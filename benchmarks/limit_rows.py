@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from benchmarks import by_hand, internals_by_hand
 from benchmarks.bench_models import Text
 from whence.methods.perturbation.masks import random_masks, with_ends
 from whence.probe.derivatives import ADJOINT_PRODUCTS
-from whence.probe.plan import PRODUCTS
 
 COMPARED: Mapping[str, Any] = {"baseline": "unk", "keep": "none"}
 LIME_WIDTH = 0.25
@@ -55,6 +55,13 @@ class Setting:
         out = self.model.attribute(list(self.text.source), list(self.text.generated), progress=False, **options)
         assert isinstance(out, whence.Attribution)
         return out
+
+    @cached_property
+    def products(self) -> int:
+        """Products that whence puts in a batch, where there are as many columns."""
+        return self.model.estimate(
+            list(self.text.source), list(self.text.generated), method="saliency"
+        ).products_per_pass
 
     def rows(self, options: Mapping[str, Any]) -> int:
         """Rows that whence puts in a pass."""
@@ -112,14 +119,14 @@ def steps_gradient(name: str, setting: Setting, rows: int) -> np.ndarray:
     """Saliency or input x gradient of every step."""
     del rows
     bare = setting.bare()
-    return getattr(by_hand, name)(bare, PRODUCTS, by_hand.single_steps(bare))
+    return getattr(by_hand, name)(bare, setting.products, by_hand.single_steps(bare))
 
 
 def span_gradient(name: str, setting: Setting, rows: int) -> np.ndarray:
     """The same of the log-probability of the whole continuation."""
     del rows
     bare = setting.bare(by_hand.logprob)
-    return getattr(by_hand, name)(bare, PRODUCTS, by_hand.whole_span(bare))
+    return getattr(by_hand, name)(bare, setting.products, by_hand.whole_span(bare))
 
 
 def path(setting: Setting, rows: int, *, n_steps: int, span: bool = False) -> np.ndarray:
@@ -127,7 +134,9 @@ def path(setting: Setting, rows: int, *, n_steps: int, span: bool = False) -> np
     bare = setting.bare(by_hand.logprob if span else by_hand.probability)
     columns = by_hand.whole_span(bare) if span else by_hand.single_steps(bare)
     points, weights = by_hand.quadrature(n_steps)
-    return by_hand.path_gradients(bare, setting.low, points, weights, rows=rows, products=PRODUCTS, columns=columns)
+    return by_hand.path_gradients(
+        bare, setting.low, points, weights, rows=rows, products=setting.products, columns=columns
+    )
 
 
 def segment_masks(setting: Setting) -> torch.Tensor:

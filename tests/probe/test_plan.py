@@ -40,3 +40,11 @@ def test_no_more_rows_than_fit_or_than_there_are():
     assert make_rows(one, 3, free=PLENTY, cpu=True) == 3
     assert make_rows(one, 1000, free=10 * one.pass_bytes(), cpu=True) == 5
     assert make_rows(one, 1000, free=0, cpu=True) == 1
+
+
+@pytest.mark.parametrize(("positions", "products"), [(95, 8), (271, 5), (775, 1), (8319, 1)])
+def test_a_cpu_gets_as_many_products_as_it_gains_from(positions, products):
+    asked = {"mode": "reverse", "examples": 1, "points": 1, "features": 9, "columns": 32, "free": PLENTY}
+    assert make_plan(shape(768, positions), cpu=True, **asked).products == products
+    assert make_plan(shape(768, positions), cpu=False, **asked).products == 8
+    assert make_plan(shape(768, positions), cpu=True, **{**asked, "columns": 1}).products == 1

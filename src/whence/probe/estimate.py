@@ -42,6 +42,7 @@ class Estimate:
         forwards: Rows that run forward through the model.
         derivatives: Vector-Jacobian or Jacobian-vector products.
         rows_per_pass: Rows that run at once.
+        products_per_pass: Derivatives that run at once for each of these rows; 0 without any.
         peak_bytes: Memory above the model's own.
     """
 
@@ -49,6 +50,7 @@ class Estimate:
     forwards: int
     derivatives: int
     rows_per_pass: int
+    products_per_pass: int
     peak_bytes: int
 
     def __str__(self) -> str:
@@ -264,5 +266,6 @@ class DryProbe:
             forwards=clean.forwards + sum(plan.forwards for plan in self.plans),
             derivatives=sum(plan.derivatives for plan in self.plans),
             rows_per_pass=max((plan.rows for plan in self.plans), default=count),
+            products_per_pass=max((plan.products for plan in self.plans), default=0),
             peak_bytes=max(plan.bytes for plan in [clean, *self.plans]),
         )
