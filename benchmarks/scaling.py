@@ -203,7 +203,7 @@ class Subject:
 def measure(subject: Subject, method: str, axis: str, size: Size, given: argparse.Namespace, folder: Path) -> Point:
     """Time a question, and have a process of its own say how much memory it takes."""
     calls = {"whence": lambda: subject.ask(method, size)}
-    found = interleaved(calls, given.repeats, given.device)["whence"].median
+    found = interleaved(calls, given.repeats, given.device, warm_ups=0)["whence"].median
     peak = None
     if not given.no_memory:
         asked = json.dumps({"method": method, "size": asdict(size)})
@@ -215,7 +215,6 @@ def measure(subject: Subject, method: str, axis: str, size: Size, given: argpars
 def peak_of(subject: Subject, given: argparse.Namespace) -> int:
     """Bytes above the model of the one question that this process is there for."""
     asked = json.loads(given.alone)
-    warm_up(subject.model, subject.text)
     return peak_bytes(lambda: subject.ask(asked["method"], Size(**asked["size"])), given.device)
 
 
@@ -249,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(kept)
         for name in given.model:
             subject = subject_of(name, values, given, folder)
+            warm_up(subject.model, subject.text)
             if given.alone is not None:
                 print(json.dumps({"peak": peak_of(subject, given)}))
                 return
