@@ -48,3 +48,14 @@ def test_a_cpu_gets_as_many_products_as_it_gains_from(positions, products):
     assert make_plan(shape(768, positions), cpu=True, **asked).products == products
     assert make_plan(shape(768, positions), cpu=False, **asked).products == 8
     assert make_plan(shape(768, positions), cpu=True, **{**asked, "columns": 1}).products == 1
+
+
+@pytest.mark.parametrize(("hidden", "rows"), [(16, 86), (128, 10), (768, 1)])
+def test_products_take_the_place_of_rows_on_a_cpu(hidden, rows):
+    asked = {"mode": "reverse", "examples": 1, "points": 1000, "features": 9, "columns": 32, "free": PLENTY}
+    plan = make_plan(shape(hidden, 95), cpu=True, **asked)
+    assert (plan.rows, plan.products) == (rows, 8)
+    assert make_plan(shape(hidden, 95), cpu=False, **asked).rows == 1000
+    # With a single column there is one product for each row, as many rows as without a graph.
+    span = make_plan(shape(hidden, 95), cpu=True, **{**asked, "columns": 1})
+    assert (span.rows, span.products) == (shape(hidden, 95).cpu_rows(), 1)

@@ -8,7 +8,8 @@ from typing import Any
 # Largest share of the free memory that one pass may take.
 _SHARE = 0.5
 # On a CPU, longer passes than this gain nothing and cost memory: measured with 768 units, a row takes as long among
-# 400 tokens as among 6,000. Narrow models need more of them, to outweigh what a pass costs by itself.
+# 400 tokens as among 6,000. Narrow models need more of them, to outweigh what a pass costs by itself. What holds for
+# rows holds for products: 8 rows with 8 products each took a quarter longer than 8 rows with one, or 1 row with 8.
 _CPU_NUMBERS = 2**20
 _CPU_TOKENS = 8192
 # Columns per batched vector-Jacobian product of a short text; measured best on CPU among 1, 8 and 32.
@@ -56,9 +57,9 @@ class Shape:
         """Padded length of all streams."""
         return sum(length for _, length in self.stacks)
 
-    def cpu_rows(self) -> int:
-        """Rows in the longest pass that a CPU gains from, at least 1."""
-        return max(1, min(_CPU_TOKENS, _CPU_NUMBERS // self.hidden) // self.positions)
+    def cpu_rows(self, products: int = 1) -> int:
+        """Rows in the longest pass that a CPU gains from, at least 1; of derivatives, so many products of each."""
+        return max(1, min(_CPU_TOKENS, _CPU_NUMBERS // self.hidden // products) // self.positions)
 
     def pass_bytes(self) -> int:
         """Bytes of one row of a pass that keeps no graph."""
@@ -197,10 +198,7 @@ def make_plan(
         products, derivatives = 1, total
     else:
         total = forwards = points * examples
-        products = max(1, min(PRODUCTS, columns))
-        if cpu:
-            # As with rows, so with products: measured with 95, 271, 775 and 4,103 positions.
-            products = min(products, shape.cpu_rows())
+        products = max(1, min(PRODUCTS, columns, shape.cpu_rows() if cpu else columns))
         row = shape.graph_bytes(products)
         derivatives = total * columns
     row *= width
@@ -209,7 +207,7 @@ def make_plan(
         forwards *= width
     fits = int(free * _SHARE) // max(row, 1)
     if cpu:
-        fits = min(fits, max(1, shape.cpu_rows() // width))
+        fits = min(fits, max(1, shape.cpu_rows(products) // width))
     rows = max(1, min(fits, total, most or total))
     return Plan(mode, rows, products, forwards + examples, derivatives, rows * row + _LEAST_BYTES)
 
