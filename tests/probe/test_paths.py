@@ -8,6 +8,7 @@ import torch
 import whence
 from tiny_models import tiny_model
 from whence.probe import derivatives
+from whence.probe.plan import Shape
 from whence.probe.totals import add_row, finish, new_result, start_totals
 
 PROMPT, CONTINUATION = [7, 21, 9], list(range(20, 36))
@@ -42,6 +43,17 @@ def test_modes_are_compared_where_that_is_little_beside_the_products(points, com
         out = model.attribute(prompt, continuation, **options)
         for one in out if isinstance(out, whence.Attributions) else [out]:
             assert ("adjoint" in {check.name for check in one.checks}) == compared
+
+
+@pytest.mark.parametrize(("more", "compared"), [(1, False), (0, True)])
+def test_modes_are_not_compared_where_forward_mode_takes_more_memory(more, compared, monkeypatch):
+    monkeypatch.setattr(Shape, "tangent_bytes", lambda shape: shape.graph_bytes(8) + more)
+    model = whence.load(tiny_model("llama"))
+    options = {"method": "integrated_gradients", "n_steps": 5, "baseline": "mean", "mode": "reverse"}
+    out = model.attribute(PROMPT, CONTINUATION, **options)
+    assert ("adjoint" in {check.name for check in out.checks}) == compared
+    strict = model.attribute(PROMPT, CONTINUATION, strict=True, **{**options, "n_steps": 64})
+    assert "adjoint" in {check.name for check in strict.checks}
 
 
 def question(reduce, count, sampled=True):

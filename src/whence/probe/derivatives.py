@@ -67,7 +67,10 @@ def take_derivatives(
         second = _sized(probe, "reverse", paths, len(pairs), probe.columns.shape[1], rules)
         otherwise = {"mode": "reverse", "rows": second.rows, "products": second.products}
     many = plan.derivatives >= ADJOINT_PRODUCTS * len(probe.groups)
-    adjoint = probe.thorough or plan.mode == "forward" or many
+    # Forward mode has no fused attention: with a long text the comparison would take far more memory than the scores.
+    shape = probe.shape()
+    small = shape.tangent_bytes() <= shape.graph_bytes(plan.products)
+    adjoint = probe.thorough or plan.mode == "forward" or (many and small)
     with Progress("derivatives", plan.forwards + plan.derivatives) as bar:
         found = probe.model.run(
             differentiate,
