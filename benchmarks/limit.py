@@ -136,6 +136,12 @@ def settings(given: argparse.Namespace, case: Case, folder: Path) -> Setting:
     return Setting(whence.load(traced, tokenizer=tokenizer), text, plain, eager)
 
 
+def rows_asked(setting: Setting, case: Case, given: argparse.Namespace) -> dict[str, Row]:
+    """The rows that were asked for and are for this model."""
+    rows, kind = make_rows(case.source, given.points), setting.plain.config.model_type
+    return {name: rows[name] for name in given.methods if kind in rows[name].families}
+
+
 def command() -> argparse.ArgumentParser:
     """The options of the command."""
     made = make_parser("limit", __doc__, EXAMPLES)
@@ -155,15 +161,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(kept)
         for case in cases:
             setting = settings(given, case, folder)
-            rows = make_rows(case.source, given.points)
-            kind = setting.plain.config.model_type
-            chosen = [name for name in given.methods if kind in rows[name].families]
+            rows = rows_asked(setting, case, given)
             if given.alone is not None:
-                print(json.dumps({"peak": peak_of(setting, rows[chosen[0]], given)}))
+                print(json.dumps({"peak": peak_of(setting, next(iter(rows.values())), given)}))
                 return
-            with Progress(str(case), len(chosen)) as bar:
-                for name in chosen:
-                    line = measure(setting, case, name, rows[name], given)
+            with Progress(str(case), len(rows)) as bar:
+                for name, row in rows.items():
+                    line = measure(setting, case, name, row, given)
                     if not given.no_memory:
                         sizes = peaks(case, name, given, folder)
                         line = replace(line, peak=sizes["whence"], peak_least=sizes["least"])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks import report
-from benchmarks.limit import QUICK, settings
+from benchmarks.limit import QUICK, rows_asked, settings
 from benchmarks.limit_rows import Row, Setting, make_rows
 from benchmarks.options import Case, add_model, add_rows, cases_of, checkpoints, make_parser, parsed
 from benchmarks.timing import wait
@@ -130,11 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with checkpoints(given) as kept:
         for case in cases:
             setting = settings(given, case, Path(kept))
-            rows = make_rows(case.source, given.points)
-            chosen = [name for name in given.methods if setting.plain.config.model_type in rows[name].families]
-            with Progress(str(case), len(chosen)) as bar:
-                for name in chosen:
-                    lines += measure(setting, case, name, rows[name], given.device)
+            rows = rows_asked(setting, case, given)
+            with Progress(str(case), len(rows)) as bar:
+                for name, row in rows.items():
+                    lines += measure(setting, case, name, row, given.device)
                     print("\n".join(markdown(lines[-2:], found).splitlines()[2:4]), file=sys.stderr)
                     bar.advance()
     figures = {"machine": found, "lines": [asdict(line) for line in lines]}
